@@ -1,0 +1,53 @@
+#include "engine/events.h"
+
+#include <chrono>
+#include <ctime>
+
+namespace daxcow {
+
+const char* name_of(EventKind kind) {
+  switch (kind) {
+    case EventKind::kPoisonFound: return "poison-found";
+    case EventKind::kDataLost: return "data-lost";
+    case EventKind::kDataHealed: return "data-healed";
+    case EventKind::kBlockCleared: return "block-cleared";
+    case EventKind::kClearFailed: return "clear-failed";
+    case EventKind::kMetadataRepaired: return "metadata-repaired";
+    case EventKind::kMetadataLost: return "metadata-lost";
+    case EventKind::kPoisonGone: return "poison-gone";
+    case EventKind::kProcessSignalled: return "process-signalled";
+  }
+  return "unknown";
+}
+
+void EventLog::publish(Event event) {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  event.time = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
+  {
+    const std::lock_guard guard(mutex_);
+    event.sequence = ++last_;
+    events_.push_back(std::move(event));
+    if (events_.size() > kCapacity) events_.pop_front();
+  }
+  changed_.notify_all();
+}
+
+std::vector<Event> EventLog::after(std::uint64_t sequence, std::size_t limit, unsigned milliseconds) {
+  std::unique_lock guard(mutex_);
+  changed_.wait_for(guard, std::chrono::milliseconds(milliseconds), [&] { return last_ > sequence; });
+  std::vector<Event> found;
+  for (const Event& event : events_) {
+    if (event.sequence <= sequence) continue;
+    if (found.size() >= limit) break;
+    found.push_back(event);
+  }
+  return found;
+}
+
+std::uint64_t EventLog::last_sequence() const {
+  const std::lock_guard guard(mutex_);
+  return last_;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,80 @@
+#include "engine/graveyard.h"
+
+#include <algorithm>
+
+namespace daxcow {
+
+using format::BlockType;
+using format::InodeRecord;
+using format::kMapFanout;
+using format::LeafKind;
+
+Result<> PoolGraveyard::bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) {
+  InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
+  const std::uint64_t index = inode->size_bytes;  // of the graveyard: the number of entries
+  Block* block = TRY(edit_leaf(transaction, edit_data_fork(*inode, LeafKind::kGraveyard), FileBlock(index / kMapFanout), *this));
+  block->as<format::MapNode>()[index % kMapFanout] = entry.plain().with_level(log512).raw;
+  inode->size_bytes = index + 1;
+  return {};
+}
+
+Result<> PoolGraveyard::bury_fork(Transaction& transaction, ForkEdit fork) {
+  const auto log512 = static_cast<std::uint8_t>(*fork.level - 1);
+  for (std::uint64_t* slot = fork.slots; slot != fork.slots + format::kRootSlots; ++slot) {
+    const MapEntry entry{*slot};
+    // Inode blocks hold references of their own and may be large below.
+    if (entry.present() && (entry.is_node() || fork.kind == LeafKind::kInodes)) TRY(bury(transaction, entry, log512));
+    *slot = 0;
+  }
+  *fork.level = 1;
+  if (fork.block_count) *fork.block_count = 0;
+  return {};
+}
+
+// What `entry` refers to takes its place: child nodes, inode blocks, and the roots of the inodes in an inode block. The
+// leaves without references of their own are freed with their parent.
+Result<> PoolGraveyard::bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512) {
+  const format::BlockDescriptor descriptor = transaction.descriptor(entry.block());
+  if (entry.is_node()) {
+    if (descriptor.level != log512 || log512 == 0) return fail(ErrorCode::kDamaged, "a dropped map node has another level");
+    const BlockPtr node = TRY(transaction.read(entry.block(), BlockType::kMapNode));
+    for (const std::uint64_t raw : node->as<format::MapNode>()) {
+      const MapEntry child{raw};
+      if (!child.present()) continue;
+      if (child.is_node() || descriptor.leaf_kind == LeafKind::kInodes)
+        TRY(bury(transaction, child, static_cast<std::uint8_t>(log512 - 1)));
+    }
+  } else if (descriptor.type == BlockType::kInodes) {
+    const BlockPtr block = TRY(transaction.read(entry.block(), BlockType::kInodes));
+    for (std::uint64_t slot = 0; slot < slot_count(BlockType::kInodes); ++slot) {
+      const SlotView view = slot_at(BlockType::kInodes, 0, *block, slot);
+      if (view.entry.present() && view.entry.is_node()) TRY(bury(transaction, view.entry, view.log512));
+    }
+  }
+  return {};
+}
+
+Result<bool> PoolGraveyard::step() {
+  bool any = false;
+  TRY(store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    any = false;
+    InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
+    if (inode->size_bytes == 0) return Step::kDone;
+    any = true;
+    const std::uint64_t index = inode->size_bytes - 1;
+    ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
+    Block* top = TRY(edit_leaf(transaction, fork, FileBlock(index / kMapFanout), *this));
+    const MapEntry entry{top->as<format::MapNode>()[index % kMapFanout]};
+    top->as<format::MapNode>()[index % kMapFanout] = 0;
+    inode->size_bytes = index;
+    // The stack shrinks before it may grow again: at most one block more than needed now.
+    if (entry.present() && TRY(transaction.references_before(entry.block(), 2)) < 2)
+      TRY(bury_children(transaction, entry, entry.graveyard_level()));
+    const std::uint64_t used = (inode->size_bytes + kMapFanout - 1) / kMapFanout;
+    if (used <= index / kMapFanout) TRY(clear(transaction, fork, {FileBlock(index / kMapFanout), 1}, *this));
+    return Step::kDone;
+  }));
+  return any;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,37 @@
+// The graveyard: inode 3 of volume 0, a stack of references to subtrees that were dropped and are too big to free in the
+// transaction that dropped them. Its references count like any other, so what it holds is neither free nor lost; a climb
+// that ends here finds no owner. Emptied in bounded steps, by this mount or the next.
+//
+// Worked example: a file of 10 GiB in fragments is unlinked. The unlink moves its root entries here, which costs the same
+// for any size. A step pops one: still shared with a clone, and only this reference goes; exclusive, and its child nodes
+// take its place on the stack while the node itself is freed. A crash between two steps loses nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/inode_table.h"
+#include "engine/map.h"
+#include "engine/result.h"
+#include "engine/store.h"
+
+namespace daxcow {
+
+class PoolGraveyard final : public Graveyard {
+ public:
+  explicit PoolGraveyard(Store& store) : store_(store), table_(store, kVolumeZero) {}
+
+  // Under the transaction mutex.
+  Result<> bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) override;
+  // Buries every node that the fork's root refers to and empties the root. Leaves go with the commit.
+  Result<> bury_fork(Transaction& transaction, ForkEdit fork);
+  // One bounded step; false if there was nothing to do. Takes the mutex.
+  Result<bool> step();
+
+ private:
+  Result<> bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512);
+
+  Store& store_;
+  InodeTable table_;
+};
+
+}  // namespace daxcow

@@ -1,0 +1,117 @@
+#include "engine/inode_state.h"
+
+#include "engine/check.h"
+
+namespace daxcow {
+
+std::optional<Segment> ExclusiveBlocks::find(FileBlock block, std::uint64_t generation) {
+  if (generation != generation_) return std::nullopt;
+  auto it = segments_.upper_bound(block.value);
+  if (it == segments_.begin()) return std::nullopt;
+  --it;
+  const std::uint64_t skip = block.value - it->first;
+  if (skip >= it->second.first) return std::nullopt;
+  return Segment{{block, it->second.first - skip}, MapEntry::leaf(it->second.second + skip, false)};
+}
+
+void ExclusiveBlocks::add(const Segment& segment, std::uint64_t generation) {
+  if (generation != generation_ || segments_.size() >= kMaximumSegments) segments_.clear();
+  generation_ = generation;
+  // Overlapping older knowledge goes: the newer map counts.
+  auto it = segments_.lower_bound(segment.range.first.value);
+  if (it != segments_.begin()) {
+    auto before = std::prev(it);
+    if (before->first + before->second.first > segment.range.first.value)
+      before->second.first = segment.range.first.value - before->first;
+    // A run that goes on is one segment, or sequential writes would fill the table with small ones.
+    if (before->first + before->second.first == segment.range.first.value &&
+        before->second.second + before->second.first == segment.entry.block()) {
+      const std::uint64_t end = segment.range.end().value;
+      while (it != segments_.end() && it->first < end) it = segments_.erase(it);
+      before->second.first = end - before->first;
+      return;
+    }
+  }
+  while (it != segments_.end() && it->first < segment.range.end().value) it = segments_.erase(it);
+  segments_[segment.range.first.value] = {segment.range.count, segment.entry.block()};
+}
+
+std::shared_ptr<InodeState> InodeStates::get(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  auto& state = shard.states[inode.value];
+  if (state) return state;
+  auto made = std::make_shared<InodeState>(inode);
+  state = made;
+  if (shard.states.size() > kMaximumIdlePerShard) {
+    // A few idle ones make room; those in use or with times to commit stay.
+    int steps = 8;
+    for (auto it = shard.states.begin(); it != shard.states.end() && steps > 0; --steps) {
+      const bool idle = it->second.use_count() == 1 && [&] {
+        const std::lock_guard times(it->second->times_mutex);
+        return it->second->times.empty();
+      }();
+      it = idle ? shard.states.erase(it) : std::next(it);
+    }
+  }
+  return made;
+}
+
+std::shared_ptr<InodeState> InodeStates::find(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  const auto it = shard.states.find(inode.value);
+  return it == shard.states.end() ? nullptr : it->second;
+}
+
+void InodeStates::drop(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  shard.states.erase(inode.value);
+}
+
+std::vector<std::shared_ptr<InodeState>> InodeStates::all() {
+  std::vector<std::shared_ptr<InodeState>> states;
+  for (Shard& shard : shards_) {
+    const std::lock_guard guard(shard.mutex);
+    for (const auto& [number, state] : shard.states) states.push_back(state);
+  }
+  return states;
+}
+
+void InodeStates::remember(InodeNumber inode, std::uint64_t count) {
+  Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  shard.lookups[inode.value] += count;
+}
+
+bool InodeStates::forget(InodeNumber inode, std::uint64_t count) {
+  Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  const auto it = shard.lookups.find(inode.value);
+  if (it == shard.lookups.end()) return true;
+  if (it->second > count) {
+    it->second -= count;
+    return false;
+  }
+  shard.lookups.erase(it);
+  return true;
+}
+
+bool InodeStates::is_remembered(InodeNumber inode) const {
+  const Shard& shard = shard_of(inode);
+  const std::lock_guard guard(shard.mutex);
+  return shard.lookups.contains(inode.value);
+}
+
+std::vector<InodeNumber> InodeStates::forget_all() {
+  std::vector<InodeNumber> inodes;
+  for (Shard& shard : shards_) {
+    const std::lock_guard guard(shard.mutex);
+    for (const auto& [inode, count] : shard.lookups) inodes.push_back(InodeNumber(inode));
+    shard.lookups.clear();
+  }
+  return inodes;
+}
+
+}  // namespace daxcow

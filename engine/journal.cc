@@ -1,0 +1,118 @@
+#include "engine/journal.h"
+
+#include <bit>
+
+#include "engine/check.h"
+#include "engine/checksum.h"
+
+namespace daxcow {
+
+using format::JournalGroup;
+using format::JournalHeader;
+
+Journal::Journal(Medium& medium, BlockNumber first, std::uint64_t seed) : medium_(medium), first_(first), seed_(seed) {
+  buffer_.reserve(64 * 1024);
+}
+
+std::uint64_t Journal::check_of(const JournalHeader& header, std::span<const std::byte> payload) const {
+  const auto fields = std::as_bytes(std::span(&header, 1)).subspan(offsetof(JournalHeader, sequence), 3 * 8);
+  return crc64(crc64(seed_, fields), payload);
+}
+
+// A whole record that verifies, header first.
+Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
+  JournalHeader header;
+  TRY(medium_.read(area_offset(mirror), std::as_writable_bytes(std::span(&header, 1))));
+  if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
+    return fail(ErrorCode::kDamaged);
+  std::vector<std::byte> record(sizeof header + header.payload_bytes);
+  TRY(medium_.read(area_offset(mirror), record));
+  std::memcpy(&header, record.data(), sizeof header);
+  if (record.size() != sizeof header + header.payload_bytes ||
+      header.check != check_of(header, std::span(record).subspan(sizeof header)))
+    return fail(ErrorCode::kDamaged);
+  return record;
+}
+
+Result<Journal::Recovered> Journal::recover() {
+  auto primary = read_record(false);
+  auto mirror = read_record(true);
+  const auto sequence_of = [](const std::vector<std::byte>& record) {
+    return reinterpret_cast<const JournalHeader*>(record.data())->sequence;
+  };
+  Recovered result;
+  if (!primary && !mirror) return result;
+  const bool take_mirror = !primary || (mirror && sequence_of(*mirror) > sequence_of(*primary));
+  buffer_ = take_mirror ? std::move(*mirror) : std::move(*primary);
+  sequence_ = sequence_of(buffer_);
+  if (!medium_.info().read_only) {
+    // Equal before anything is applied: else a crash now and a poisoned newer copy would bring the older record back.
+    (void)medium_.store(area_offset(!take_mirror), buffer_);  // poison there: one copy is enough
+    TRY(medium_.drain());
+  }
+  result.found = true;
+  const std::uint64_t group_count = reinterpret_cast<const JournalHeader*>(buffer_.data())->group_count;
+  std::span<const std::byte> rest = std::span(buffer_).subspan(sizeof(JournalHeader));
+  for (std::uint64_t i = 0; i < group_count; ++i) {
+    JournalGroup group;
+    if (rest.size() < sizeof group) return fail(ErrorCode::kDamaged, "the journal's record is inconsistent");
+    std::memcpy(&group, rest.data(), sizeof group);
+    rest = rest.subspan(sizeof group);
+    const std::uint64_t lines = static_cast<std::uint64_t>(std::popcount(group.line_mask));
+    if (rest.size() < lines * kLineBytes || group.block >= medium_.block_count() ||
+        group.block % format::kChunkBlocks >= format::kMirrorBlocks || group.block < format::kFirstChunk.value ||
+        group.block + format::kMirrorBlocks >= medium_.block_count())
+      return fail(ErrorCode::kDamaged, "the journal's record is inconsistent");
+    result.groups.emplace_back(BlockNumber(group.block), group.line_mask);
+    Block& content = result.contents.emplace_back();
+    for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
+      if ((group.line_mask >> line & 1) == 0) continue;
+      std::memcpy(content.bytes + line * kLineBytes, rest.data(), kLineBytes);
+      rest = rest.subspan(kLineBytes);
+    }
+  }
+  return result;
+}
+
+Result<> Journal::commit(std::span<const JournalChange> changes) {
+  buffer_.resize(sizeof(JournalHeader));
+  for (const JournalChange& change : changes) {
+    const JournalGroup group{change.block.value, change.line_mask};
+    const auto bytes = std::as_bytes(std::span(&group, 1));
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+    for (std::uint64_t mask = change.line_mask; mask != 0; mask &= mask - 1) {
+      const std::byte* line = change.content + static_cast<unsigned>(std::countr_zero(mask)) * kLineBytes;
+      buffer_.insert(buffer_.end(), line, line + kLineBytes);
+    }
+  }
+  CHECK(buffer_.size() <= format::kJournalBytes);
+  JournalHeader header{};
+  header.magic = format::kJournalMagic;
+  header.sequence = ++sequence_;
+  header.payload_bytes = buffer_.size() - sizeof header;
+  header.group_count = changes.size();
+  header.check = check_of(header, std::span(buffer_).subspan(sizeof header));
+  std::memcpy(buffer_.data(), &header, sizeof header);
+  const bool primary_stored = medium_.store(area_offset(false), buffer_).has_value();
+  const bool mirror_stored = medium_.store(area_offset(true), buffer_).has_value();
+  const auto drained = medium_.drain();
+  if (drained && (primary_stored || mirror_stored)) {
+    bytes_written_ += buffer_.size();
+    return {};
+  }
+  // Nobody may find this record later: part of it may have reached the medium.
+  for (const bool mirror : {false, true}) (void)medium_.store_zeros(area_offset(mirror), kLineBytes);
+  TRY(medium_.drain());
+  return fail(ErrorCode::kIo, "the journal cannot be written: both of its copies fail");
+}
+
+Result<> Journal::rewrite_copy(bool mirror) {
+  if (buffer_.size() <= sizeof(JournalHeader)) {
+    TRY(medium_.store_zeros(area_offset(mirror), kLineBytes));
+  } else {
+    TRY(medium_.store(area_offset(mirror), buffer_));
+  }
+  return medium_.drain();
+}
+
+}  // namespace daxcow

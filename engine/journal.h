@@ -1,0 +1,73 @@
+// The redo journal: one record at a time, in two copies. Its record is always the newest change and everything before it
+// is home, so recovery applies the newest valid record and needs no reasoning about sequences.
+//
+// Worked example: a transaction changes lines of blocks A and B. The record with both goes to both copies; drain. If power
+// fails before, neither copy verifies (or the previous record still does in one of them, and applying it again changes
+// nothing): the change never happened. If power fails after, recovery copies the lines home again: the change happened.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/block.h"
+#include "engine/format.h"
+#include "engine/medium.h"
+#include "engine/result.h"
+#include "engine/types.h"
+
+namespace daxcow {
+
+// One changed block within a record: the lines of `content` that `line_mask` names.
+struct JournalChange {
+  BlockNumber block;
+  std::uint64_t line_mask = 0;
+  const std::byte* content = nullptr;  // of the whole block
+};
+
+class Journal {
+ public:
+  // `first`: the record area; its mirror follows. `seed`: from the pool's UUID, so that a record of an older pool on the
+  // same medium is never taken for one of this.
+  Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
+
+  // Calls apply for each change of the newest valid record, after making both copies equal (unless the medium is
+  // read-only). `content` of the change is laid out so that masked lines are at their place. Returns false if there is
+  // no record. kDamaged if a record that verifies makes no sense.
+  struct Recovered {
+    bool found = false;
+    std::vector<std::pair<BlockNumber, std::uint64_t>> groups;
+    std::vector<Block> contents;  // parallel to groups; lines outside of the mask are undefined
+  };
+  Result<Recovered> recover();
+
+  // True if a record with these changes fits.
+  static bool fits(std::uint64_t groups, std::uint64_t lines) {
+    return groups * sizeof(format::JournalGroup) + lines * kLineBytes <= format::kJournalPayloadBytes;
+  }
+  // Writes the next record to both copies and drains: when it returns without error the changes are committed. One good
+  // copy is enough. On an error both copies are invalid and nothing is committed. Under the transaction mutex.
+  Result<> commit(std::span<const JournalChange> changes);
+
+  // Rewrites what is in the area of `copy` from the other one (after the device was cleared). Under the transaction mutex.
+  Result<> rewrite_copy(bool mirror);
+
+  std::uint64_t bytes_written() const { return bytes_written_; }
+  BlockNumber first() const { return first_; }
+
+ private:
+  std::uint64_t area_offset(bool mirror) const { return byte_offset(mirror ? first_ + format::kMirrorBlocks : first_); }
+  std::uint64_t check_of(const format::JournalHeader& header, std::span<const std::byte> payload) const;
+  Result<std::vector<std::byte>> read_record(bool mirror);
+
+  Medium& medium_;
+  BlockNumber first_;
+  std::uint64_t seed_;
+  std::uint64_t sequence_ = 0;
+  std::uint64_t bytes_written_ = 0;
+  std::vector<std::byte> buffer_;  // the record last written, header included
+};
+
+}  // namespace daxcow

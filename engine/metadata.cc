@@ -1,0 +1,212 @@
+#include "engine/metadata.h"
+
+#include <bit>
+#include <cstring>
+
+#include "engine/check.h"
+#include "engine/checksum.h"
+
+namespace daxcow {
+
+using format::BlockDescriptor;
+using format::BlockType;
+using format::ChunkHeader;
+using format::kChunkBlocks;
+using format::kChunkPayload;
+
+Metadata::Metadata(Medium& medium, std::uint64_t cache_bytes)
+    : medium_(medium),
+      shard_limit_(std::max<std::size_t>(16, cache_bytes / sizeof(Block) / kShards)),
+      chunk_slots_(medium.block_count() / kChunkBlocks + 1) {
+  chunks_ = std::make_unique<std::atomic<Chunk*>[]>(chunk_slots_);
+}
+
+Metadata::~Metadata() {
+  for (const BlockNumber base : chunk_list_) delete chunks_[base.value / kChunkBlocks].load();
+}
+
+Metadata::Chunk* Metadata::chunk_of(BlockNumber block) const {
+  const std::uint64_t slot = block.value / kChunkBlocks;
+  return slot < chunk_slots_ ? chunks_[slot].load(std::memory_order_acquire) : nullptr;
+}
+
+bool Metadata::is_described(BlockNumber block) const {
+  const std::uint64_t index = block.value % kChunkBlocks;
+  return index >= 1 && index <= kChunkPayload && in_chunk(block);
+}
+
+BlockDescriptor Metadata::descriptor(BlockNumber block) const {
+  const std::uint64_t index = block.value % kChunkBlocks;
+  const Chunk* chunk = chunk_of(block);
+  if (chunk == nullptr || index < 1 || index > kChunkPayload) return {};
+  return std::bit_cast<BlockDescriptor>(chunk->descriptors[index - 1].load(std::memory_order_acquire));
+}
+
+void Metadata::publish_descriptor(BlockNumber block, const BlockDescriptor& descriptor) {
+  CHECK(is_described(block));
+  chunk_of(block)->descriptors[block.value % kChunkBlocks - 1].store(std::bit_cast<std::uint64_t>(descriptor),
+                                                                    std::memory_order_release);
+}
+
+Result<ChunkHeader> Metadata::read_header(BlockNumber base, Copy copy) const {
+  ChunkHeader header;
+  const BlockNumber at = copy == Copy::kPrimary ? base : mirror_of(base);
+  TRY(medium_.read(byte_offset(at), std::as_writable_bytes(std::span(&header, 1))));
+  if (header.magic != format::kChunkMagic || header.self != base.value || header.crc != chunk_header_crc(header))
+    return fail(ErrorCode::kDamaged);
+  return header;
+}
+
+Result<> Metadata::verify_header_copy(BlockNumber base, Copy copy) const {
+  const ChunkHeader on_medium = TRY(read_header(base, copy));
+  ChunkHeader expected;
+  make_header(base, expected);
+  if (std::memcmp(&on_medium, &expected, sizeof expected) != 0) return fail(ErrorCode::kDamaged);
+  return {};
+}
+
+Result<> Metadata::load_chunks(BlockNumber first) {
+  for (BlockNumber base = first; base.value != 0;) {
+    const std::string where = "metadata chunk at block " + std::to_string(base.value);
+    if (base.value % kChunkBlocks != 0 || base.value + kChunkBlocks > medium_.block_count())
+      return fail(ErrorCode::kDamaged, where + ": outside of the pool");
+    if (chunk_of(base) != nullptr) return fail(ErrorCode::kDamaged, where + ": the chain of chunks runs in a circle");
+    auto header = read_header(base, Copy::kPrimary);
+    const bool primary_good = header.has_value();
+    if (!primary_good) header = read_header(base, Copy::kMirror);
+    if (!header) return fail(ErrorCode::kDamaged, where + ": both copies of its header are damaged; run fsck.daxcow");
+    auto chunk = std::make_unique<Chunk>();
+    chunk->next = header->next;
+    for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
+      if (static_cast<std::uint8_t>(header->blocks[i].type) >= format::kBlockTypeCount)
+        return fail(ErrorCode::kDamaged, where + ": unknown block type");
+      chunk->descriptors[i] = std::bit_cast<std::uint64_t>(header->blocks[i]);
+    }
+    for (std::uint64_t i = kChunkPayload; i > 0; --i)  // the lowest block is taken first
+      if (header->blocks[i - 1].type == BlockType::kFree) free_.push_back(base.value + i);
+    chunks_[base.value / kChunkBlocks].store(chunk.release(), std::memory_order_release);
+    chunk_list_.push_back(base);
+    if (!primary_good && on_bad_copy_) on_bad_copy_(BadCopy{base, Copy::kPrimary});
+    base = BlockNumber(header->next);
+  }
+  return {};
+}
+
+void Metadata::add_chunk(BlockNumber base) {
+  CHECK(base.value % kChunkBlocks == 0 && chunk_of(base) == nullptr);
+  auto chunk = std::make_unique<Chunk>();
+  for (auto& descriptor : chunk->descriptors) descriptor = 0;
+  chunks_[base.value / kChunkBlocks].store(chunk.release(), std::memory_order_release);
+  chunk_list_.push_back(base);
+  for (std::uint64_t i = kChunkPayload; i > 0; --i) free_.push_back(base.value + i);
+}
+
+void Metadata::set_next_chunk(BlockNumber base, BlockNumber next) { chunk_of(base)->next = next.value; }
+
+void Metadata::make_header(BlockNumber base, ChunkHeader& header) const {
+  const Chunk* chunk = chunk_of(base);
+  CHECK(chunk != nullptr);
+  std::memset(&header, 0, sizeof header);
+  header.magic = format::kChunkMagic;
+  header.self = base.value;
+  header.next = chunk->next.load(std::memory_order_relaxed);
+  for (std::uint64_t i = 0; i < kChunkPayload; ++i)
+    header.blocks[i] = std::bit_cast<BlockDescriptor>(chunk->descriptors[i].load(std::memory_order_relaxed));
+  header.crc = chunk_header_crc(header);
+}
+
+std::optional<BlockNumber> Metadata::take_free() {
+  if (free_.empty()) return std::nullopt;
+  const BlockNumber block(free_.back());
+  free_.pop_back();
+  return block;
+}
+
+Result<BlockPtr> Metadata::read_copy(BlockNumber block, Copy copy) const {
+  if (!is_described(block)) return fail(ErrorCode::kDamaged);
+  auto version = std::make_shared<Block>();
+  const BlockNumber at = copy == Copy::kPrimary ? block : mirror_of(block);
+  TRY(medium_.read(byte_offset(at), version->bytes));
+  const BlockDescriptor expected = descriptor(block);
+  if (block_crc(block, expected, *version) != expected.crc) return fail(ErrorCode::kDamaged);
+  return version;
+}
+
+Result<BlockPtr> Metadata::read(BlockNumber block, BlockType type) {
+  if (descriptor(block).type != type || type == BlockType::kFree) return fail(ErrorCode::kDamaged);
+  Shard& shard = shard_of(block);
+  const LockGuard guard(shard.mutex);
+  if (const auto it = shard.entries.find(block.value); it != shard.entries.end()) {
+    it->second.used = true;
+    return it->second.version;
+  }
+  auto version = read_copy(block, Copy::kPrimary);
+  if (!version) {
+    version = read_copy(block, Copy::kMirror);
+    if (!version) return fail(ErrorCode::kDamaged, "metadata block " + std::to_string(block.value) + ": both copies are damaged");
+    if (on_bad_copy_) on_bad_copy_(BadCopy{block, Copy::kPrimary});
+  }
+  make_room(shard);
+  shard.entries.emplace(block.value, Entry{*version, 0, true});
+  shard.ring.push_back(block.value);
+  return version;
+}
+
+void Metadata::make_room(Shard& shard) {
+  // Clock: an entry is evicted when the hand meets it twice without a use in between. Stale keys (blocks that were
+  // freed) fall out on the way. One turn over everything at most; pinned entries are few.
+  for (std::size_t steps = 2 * shard.ring.size(); shard.entries.size() >= shard_limit_ && steps > 0; --steps) {
+    if (shard.hand >= shard.ring.size()) shard.hand = 0;
+    const auto it = shard.entries.find(shard.ring[shard.hand]);
+    if (it != shard.entries.end() && (it->second.used || it->second.pins != 0)) {
+      it->second.used = false;
+      ++shard.hand;
+      continue;
+    }
+    if (it != shard.entries.end()) shard.entries.erase(it);
+    shard.ring[shard.hand] = shard.ring.back();
+    shard.ring.pop_back();
+  }
+}
+
+void Metadata::publish(BlockNumber block, BlockPtr version) {
+  Shard& shard = shard_of(block);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.entries.find(block.value);
+  if (it != shard.entries.end()) {
+    it->second.version = std::move(version);
+    ++it->second.pins;
+    return;
+  }
+  make_room(shard);
+  shard.entries.emplace(block.value, Entry{std::move(version), 1, true});
+  shard.ring.push_back(block.value);
+}
+
+void Metadata::unpin(BlockNumber block) {
+  Shard& shard = shard_of(block);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.entries.find(block.value);
+  CHECK(it != shard.entries.end() && it->second.pins > 0);
+  --it->second.pins;
+}
+
+void Metadata::forget(BlockNumber block) {
+  Shard& shard = shard_of(block);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.entries.find(block.value);
+  if (it == shard.entries.end()) return;
+  shard.entries.erase(it);
+  std::erase(shard.ring, block.value);
+}
+
+std::uint64_t Metadata::cached_bytes() const {
+  std::uint64_t blocks = 0;
+  for (const Shard& shard : shards_) {
+    const LockGuard guard(shard.mutex);
+    blocks += shard.entries.size();
+  }
+  return blocks * sizeof(Block);
+}
+
+}  // namespace daxcow

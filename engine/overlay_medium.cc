@@ -1,0 +1,54 @@
+#include "engine/overlay_medium.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace daxcow {
+
+OverlayMedium::OverlayMedium(std::unique_ptr<Medium> base) : base_(std::move(base)) {
+  info_ = base_->info();
+  info_.read_only = true;
+  mapping_ = const_cast<std::byte*>(base_->mapping());
+  size_bytes_ = base_->size_bytes();
+}
+
+Result<> OverlayMedium::read(std::uint64_t offset, std::span<std::byte> to) {
+  while (!to.empty()) {
+    const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
+    const std::size_t length = std::min<std::size_t>(to.size(), kBlockBytes - within);
+    mutex_.lock_shared();
+    const auto it = blocks_.find(block);
+    if (it != blocks_.end()) std::memcpy(to.data(), it->second->bytes + within, length);
+    const bool found = it != blocks_.end();
+    mutex_.unlock_shared();
+    if (!found) TRY(base_->read(offset, to.first(length)));
+    offset += length;
+    to = to.subspan(length);
+  }
+  return {};
+}
+
+Result<> OverlayMedium::store(std::uint64_t offset, std::span<const std::byte> from) {
+  while (!from.empty()) {
+    const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
+    const std::size_t length = std::min<std::size_t>(from.size(), kBlockBytes - within);
+    mutex_.lock();
+    auto& copy = blocks_[block];
+    if (!copy) {
+      copy = std::make_unique<Block>();
+      (void)base_->read(block * kBlockBytes, copy->bytes);  // poison below: what is stored now is all there is
+    }
+    std::memcpy(copy->bytes + within, from.data(), length);
+    mutex_.unlock();
+    offset += length;
+    from = from.subspan(length);
+  }
+  return {};
+}
+
+Result<> OverlayMedium::store_zeros(std::uint64_t offset, std::uint64_t length_bytes) {
+  const std::vector<std::byte> zeros(length_bytes);
+  return store(offset, zeros);
+}
+
+}  // namespace daxcow

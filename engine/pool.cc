@@ -1,0 +1,363 @@
+// Formatting, opening and closing a pool, what runs in the background, and what is asked about the pool as a whole.
+#include "engine/pool.h"
+
+#include <sys/stat.h>
+
+#include <chrono>
+#include <cstdio>
+
+#include "engine/overlay_medium.h"
+#include "engine/paths.h"
+#include "engine/pool_state.h"
+
+namespace daxcow {
+
+using format::BlockType;
+using format::InodeRecord;
+
+namespace {
+
+// Lends a medium to a store that wants to own one.
+class BorrowedMedium final : public Medium {
+ public:
+  explicit BorrowedMedium(Medium& base) : base_(base) {
+    info_ = base.info();
+    mapping_ = const_cast<std::byte*>(base.mapping());
+    size_bytes_ = base.size_bytes();
+  }
+  Result<> read(std::uint64_t offset, std::span<std::byte> to) override { return base_.read(offset, to); }
+  Result<> store(std::uint64_t offset, std::span<const std::byte> from) override { return base_.store(offset, from); }
+  Result<> store_zeros(std::uint64_t offset, std::uint64_t length) override { return base_.store_zeros(offset, length); }
+  Result<> drain() override { return base_.drain(); }
+  Result<std::vector<BadRange>> bad_ranges() override { return base_.bad_ranges(); }
+  Result<> clear_bad(BlockRun run) override { return base_.clear_bad(run); }
+  Result<bool> wait_bad_change(int stop_fd) override { return base_.wait_bad_change(stop_fd); }
+  void note_fault(BlockNumber block) override { base_.note_fault(block); }
+  Result<Identity> identity() override { return base_.identity(); }
+
+ private:
+  Medium& base_;
+};
+
+// An inode that is there for the format's own purposes.
+Result<> make_reserved(InodeTable& table, Transaction& transaction, InodeNumber inode, std::uint32_t mode, Timestamp now) {
+  InodeRecord* record = TRY(table.occupy(transaction, inode));
+  record->mode = mode;
+  record->link_count = S_ISDIR(mode) ? 2 : 1;
+  record->generation = TRY(next_generation(transaction));
+  for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(*record, which, now);
+  return {};
+}
+
+Result<> make_volume_zero(Store& store) {
+  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    const Timestamp now = current_time();
+    Block* roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots));
+    InodeRecord& zero = roots->as<format::Roots>().volume_zero;
+    zero.mode = S_IFREG | 0600;
+    zero.link_count = 1;
+    zero.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
+    zero.data_level = zero.attribute_level = 1;
+    for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(zero, which, now);
+    InodeTable table(store, kVolumeZero);
+    TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | 0700, now));
+    TRY(make_reserved(table, transaction, format::kOrphansInode, S_IFREG | 0600, now));
+    TRY(make_reserved(table, transaction, format::kGraveyardInode, S_IFREG | 0600, now));
+    return Step::kDone;
+  });
+}
+
+constexpr auto kLazyInterval = std::chrono::seconds(5);
+
+}  // namespace
+
+Result<> make_volume_root(Transaction& transaction, VolumeNumber volume, const FormatOptions& options) {
+  const Timestamp now = current_time();
+  InodeTable table(transaction.store(), volume);
+  TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | (options.root_mode & 07777), now));
+  InodeRecord* root = TRY(table.edit(transaction, format::kRootInode));
+  root->uid = options.root_uid;
+  root->gid = options.root_gid;
+  return make_reserved(table, transaction, format::kOrphansInode, S_IFREG | 0600, now);
+}
+
+Result<> Pool::format(Medium& medium, const FormatOptions& options) {
+  if (!options.force) {
+    const auto existing = Store::read_superblock(medium);
+    if (existing || (existing.error().code != ErrorCode::kNotAPool && existing.error().code != ErrorCode::kDamaged))
+      return fail(ErrorCode::kExists, "there is a daxcow pool already; use --force to overwrite it");
+  }
+  TRY(Store::format(medium, options.label));
+  {
+    const auto store = TRY(Store::open(std::make_unique<BorrowedMedium>(medium), {}));
+    TRY(make_volume_zero(*store));
+  }
+  if (options.progress) options.progress(1, 2);
+  if (!options.first_volume.empty()) {
+    const auto pool = TRY(Pool::open(std::make_unique<BorrowedMedium>(medium), {.background = false, .log = {}}));
+    const std::lock_guard guard(pool->state_->table_mutex);
+    TRY(pool->state_->add_entry(options.first_volume, [&](Transaction& transaction, VolumeNumber volume, InodeRecord&) {
+      return make_volume_root(transaction, volume, options);
+    }));
+  }
+  if (options.progress) options.progress(2, 2);
+  return {};
+}
+
+Pool::Pool() = default;
+
+Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOptions options) {
+  options.read_only |= medium->info().read_only;
+  if (options.read_only) medium = std::make_unique<OverlayMedium>(std::move(medium));
+  std::unique_ptr<Pool> pool(new Pool());
+  pool->store_ = TRY(Store::open(std::move(medium), {options.cache_bytes, options.log}));
+  Store& store = *pool->store_;
+  pool->state_ = std::make_unique<State>(store, options);
+  TRY(pool->state_->zero.read_record(format::kRootInode));
+  if (!options.read_only) {
+    const auto identity = store.medium().identity();
+    TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
+      ++roots.mount_count;
+      roots.in_use = 1;
+      if (identity) {
+        roots.unsafe_shutdowns = identity->unsafe_shutdowns;
+        roots.unsafe_shutdowns_known = 1;
+        roots.device_id = {};
+        std::copy_n(identity->device_id.begin(), std::min(identity->device_id.size(), roots.device_id.size()), roots.device_id.begin());
+      }
+      return Step::kDone;
+    }));
+  }
+  if (options.background) {
+    TRY(pool->state_->poison.start());
+    if (!options.read_only) pool->state_->start_background();
+  }
+  return pool;
+}
+
+Pool::~Pool() {
+  if (!state_) return;
+  state_->stop_background();
+  state_->poison.stop();
+  if (!store_->read_only()) {
+    auto done = store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().in_use = 0;
+      return Step::kDone;
+    });
+    if (!done) store_->log("closing the pool: " + describe(done.error()));
+  }
+  state_.reset();
+}
+
+// --- state -------------------------------------------------------------------------------------------------------------
+
+Pool::State::State(Store& pool_store, PoolOptions pool_options)
+    : store(pool_store),
+      options(std::move(pool_options)),
+      graveyard(store),
+      services{store,
+               graveyard,
+               [this] {
+                 const std::lock_guard guard(background_mutex);
+                 background_work = true;
+                 background_wake.notify_one();
+               },
+               [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length, BlockNumber block) {
+                 poison.note_healed(volume, inode, offset, length, block);
+               },
+               options.directory_bytes},
+      zero(services, kVolumeZero, options.read_only),
+      poison(store, *this) {}
+
+Pool::State::~State() = default;
+
+std::string Pool::State::volume_name(VolumeNumber volume) {
+  if (volume == kVolumeZero) return "(volume table)";
+  const std::lock_guard guard(table_mutex);
+  const auto all = entries();
+  if (all)
+    for (const Entry& entry : *all)
+      if (entry.number == volume) return entry.name;
+  return "volume " + std::to_string(volume.value);
+}
+
+std::string Pool::State::path_of(VolumeNumber volume, InodeNumber inode) {
+  const auto scope = store.operations().begin();
+  const auto paths = store.read_consistent([&](BlockReader& reader) { return paths_of(reader, volume, inode, 1); });
+  if (!paths || paths->empty()) return "inode " + std::to_string(inode.value);
+  return paths->front();
+}
+
+std::shared_ptr<Volume> Pool::State::mounted(VolumeNumber volume) {
+  const std::lock_guard guard(mounted_mutex);
+  const auto it = mounted_volumes.find(volume.value);
+  return it == mounted_volumes.end() ? nullptr : it->second;
+}
+
+bool Pool::State::is_mounted(VolumeNumber volume) { return mounted(volume) != nullptr; }
+
+bool Pool::State::is_remembered(VolumeNumber volume, InodeNumber inode) {
+  const auto held = mounted(volume);
+  return held && held->is_remembered(inode);
+}
+
+void Pool::State::on_lost(const LostRange& range) {
+  const std::lock_guard guard(observer_mutex);
+  if (observer) observer->on_lost(range);
+}
+
+void Pool::State::ledger_grew() {
+  const std::lock_guard guard(mounted_mutex);
+  for (const auto& [number, held] : mounted_volumes) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+}
+
+// --- background --------------------------------------------------------------------------------------------------------
+
+void Pool::State::start_background() { background_thread = std::thread([this] { background(); }); }
+
+void Pool::State::stop_background() {
+  {
+    const std::lock_guard guard(background_mutex);
+    background_stop = true;
+    background_wake.notify_one();
+  }
+  if (background_thread.joinable()) background_thread.join();
+}
+
+void Pool::State::background() {
+  std::unique_lock lock(background_mutex);
+  while (!background_stop) {
+    const bool work = std::exchange(background_work, false);
+    lock.unlock();
+    if (work) empty_graveyard();
+    commit_lazy_times();
+    lock.lock();
+    background_wake.wait_for(lock, kLazyInterval, [this] { return background_stop || background_work; });
+  }
+}
+
+void Pool::State::empty_graveyard() {
+  while (true) {
+    {
+      const std::lock_guard guard(background_mutex);
+      if (background_stop) return;  // the next open goes on
+    }
+    const auto more = graveyard.step();
+    if (!more) {
+      store.log("giving back the space of deleted files: " + describe(more.error()));
+      return;
+    }
+    if (!*more) break;
+  }
+  const LockGuard guard(store.mutex);
+  store.reclaim();
+}
+
+void Pool::State::commit_lazy_times() {
+  std::vector<std::shared_ptr<Volume>> held;
+  {
+    const std::lock_guard guard(mounted_mutex);
+    for (const auto& [number, volume] : mounted_volumes) held.push_back(volume);
+  }
+  for (const auto& volume : held) {
+    if (volume->read_only()) continue;
+    const Volume::State::Operation operation(volume->state());
+    if (auto done = volume->state().commit_all_times(); !done) store.log("committing times: " + describe(done.error()));
+  }
+}
+
+void Pool::settle() {
+  // Twice: emptying the graveyard may free blocks of the ledger, and clearing those may free more.
+  for (int i = 0; i < 2; ++i) {
+    state_->poison.process_now();
+    if (!store_->read_only()) {
+      while (true) {
+        const auto more = state_->graveyard.step();
+        if (!more || !*more) break;
+      }
+    }
+    const LockGuard guard(store_->mutex);
+    store_->reclaim();
+  }
+  state_->poison.process_now();
+}
+
+// --- poison and statistics -----------------------------------------------------------------------------------------------
+
+Result<BlockReport> Pool::report(BlockNumber block, std::size_t owner_limit) {
+  if (block.value >= store_->superblock().pool_bytes / kBlockBytes)
+    return fail(ErrorCode::kRange, "block " + std::to_string(block.value) + " is beyond the end of the pool");
+  return state_->poison.report(block, owner_limit);
+}
+
+Result<std::vector<BlockReport>> Pool::poison_list(std::size_t owner_limit) {
+  std::vector<BlockReport> reports;
+  for (const auto& [block, mask] : store_->ledger().all()) reports.push_back(TRY(state_->poison.report(block, owner_limit)));
+  return reports;
+}
+
+void Pool::set_poison_observer(PoisonObserver* observer) {
+  const std::lock_guard guard(state_->observer_mutex);
+  state_->observer = observer;
+}
+
+void Pool::suspect(BlockRun run) { store_->suspect(run); }
+
+Result<std::uint64_t> Pool::scrub(const std::function<void(std::uint64_t, std::uint64_t)>& progress) { return state_->poison.scrub(progress); }
+
+EventLog& Pool::events() { return store_->events(); }
+
+const MediumInfo& Pool::medium_info() const { return store_->medium().info(); }
+
+const char* name_of(BlockUse use) {
+  switch (use) {
+    case BlockUse::kFree: return "free";
+    case BlockUse::kData: return "data";
+    case BlockUse::kMetadata: return "metadata";
+    case BlockUse::kMetadataMirror: return "metadata-mirror";
+    case BlockUse::kJournal: return "journal";
+    case BlockUse::kSuperblock: return "superblock";
+    case BlockUse::kQuarantined: return "quarantined";
+    case BlockUse::kInFlight: return "in-flight";
+  }
+  return "unknown";
+}
+
+Result<PoolStatistics> Pool::statistics() {
+  PoolStatistics statistics;
+  const format::Superblock& superblock = store_->superblock();
+  statistics.medium = medium_info();
+  statistics.path = statistics.medium.path;
+  statistics.label = std::string(superblock.label.data(), strnlen(superblock.label.data(), superblock.label.size()));
+  for (std::size_t i = 0; i < superblock.uuid.size(); ++i) {
+    char text[4];
+    std::snprintf(text, sizeof text, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", superblock.uuid[i]);
+    statistics.uuid += text;
+  }
+  {
+    const std::lock_guard guard(state_->table_mutex);
+    statistics.volumes = TRY(state_->entries()).size();
+  }
+  const LockGuard guard(store_->mutex);
+  store_->reclaim();
+  statistics.size_bytes = superblock.pool_bytes;
+  statistics.data_free_blocks = store_->space().free_blocks() + store_->retired_blocks();
+  statistics.metadata_blocks = store_->metadata().block_count();
+  statistics.metadata_free_blocks = store_->metadata().free_count();
+  statistics.chunks = store_->metadata().chunks().size();
+  statistics.reverse_records = store_->reverse_map().record_count();
+  statistics.reverse_leaves = store_->reverse_map().leaf_count();
+  statistics.ledger_blocks = store_->ledger().size();
+  statistics.transactions = store_->transactions();
+  statistics.journal_bytes = store_->journal().bytes_written();
+  statistics.cache_bytes = store_->metadata().cached_bytes();
+  const BlockPtr roots = TRY(store_->metadata().read(format::kRootsBlock, BlockType::kRoots));
+  statistics.metadata_repaired = roots->as<format::Roots>().metadata_repaired;
+  statistics.blocks_lost = roots->as<format::Roots>().blocks_lost;
+  statistics.blocks_healed = roots->as<format::Roots>().blocks_healed;
+  statistics.blocks_cleared = roots->as<format::Roots>().blocks_cleared;
+  return statistics;
+}
+
+}  // namespace daxcow

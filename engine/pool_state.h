@@ -1,0 +1,73 @@
+// The inside of a Pool.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "engine/graveyard.h"
+#include "engine/poison.h"
+#include "engine/pool.h"
+#include "engine/store.h"
+#include "engine/volume_state.h"
+
+namespace daxcow {
+
+struct Pool::State final : PoisonHost {
+  State(Store& pool_store, PoolOptions pool_options);
+  ~State() override;
+
+  // --- PoisonHost ----------------------------------------------------------------------------------------------------------
+  std::string volume_name(VolumeNumber volume) override;
+  std::string path_of(VolumeNumber volume, InodeNumber inode) override;
+  bool is_mounted(VolumeNumber volume) override;
+  bool is_remembered(VolumeNumber volume, InodeNumber inode) override;
+  void on_lost(const LostRange& range) override;
+  void ledger_grew() override;
+
+  // --- volume table: entries of volume 0's root directory. With table_mutex held --------------------------------------
+  struct Entry {
+    VolumeNumber number;
+    std::string name;
+    format::InodeRecord record;
+  };
+  Result<std::vector<Entry>> entries();
+  Result<Entry> find(std::string_view name);
+  // Makes an inode of volume 0 with a name; `fill` completes the record inside the transaction.
+  Result<VolumeNumber> add_entry(std::string_view name,
+                                 FunctionRef<Result<>(Transaction&, VolumeNumber, format::InodeRecord&)> fill);
+  Result<> remove_entry(std::string_view name);
+  std::shared_ptr<Volume> mounted(VolumeNumber volume);
+  void unmount(std::shared_ptr<Volume> volume);
+
+  // --- background ----------------------------------------------------------------------------------------------------------
+  void start_background();
+  void stop_background();
+  void background();
+  void empty_graveyard();
+  void commit_lazy_times();
+
+  Store& store;
+  PoolOptions options;
+  PoolGraveyard graveyard;
+  PoolServices services;
+  Volume::State zero;  // volume 0
+  Poison poison;
+  std::mutex observer_mutex;
+  PoisonObserver* observer = nullptr;  // observer_mutex
+
+  std::mutex table_mutex;  // volumes come and go; before all gates
+  std::mutex mounted_mutex;
+  std::map<std::uint64_t, std::shared_ptr<Volume>> mounted_volumes;  // mounted_mutex
+
+  std::mutex background_mutex;
+  std::condition_variable background_wake;
+  bool background_stop = false, background_work = true;
+  std::thread background_thread;
+};
+
+}  // namespace daxcow

@@ -1,0 +1,271 @@
+// The volume table: volumes come, go, are mounted and snapshotted. A volume is an inode of volume 0 whose map is the
+// volume's inode table, and its name an entry of volume 0's root directory.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "engine/pool.h"
+#include "engine/pool_state.h"
+
+namespace daxcow {
+
+using format::InodeFlag;
+using format::InodeRecord;
+using format::LeafKind;
+
+Result<> make_volume_root(Transaction& transaction, VolumeNumber volume, const FormatOptions& options);  // pool.cc
+
+namespace {
+
+constexpr bool has(const InodeRecord& record, InodeFlag flag) { return (record.flags & static_cast<std::uint32_t>(flag)) != 0; }
+
+Result<> check_volume_name(std::string_view name) {
+  const auto allowed = [](char c) { return static_cast<unsigned char>(c) > ' ' && c != ',' && c != '/' && c != 0x7f; };
+  if (name.empty() || name == "." || name == ".." || name.size() > format::kMaximumNameBytes || !std::ranges::all_of(name, allowed))
+    return fail(ErrorCode::kInvalid,
+                "'" + std::string(name) + "' cannot be a volume's name: use 1 to 255 bytes without blanks, commas and slashes");
+  return {};
+}
+
+Result<> check_writable(const Store& store) {
+  if (store.read_only()) return fail(ErrorCode::kReadOnly, "the pool is open read-only");
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<Pool::State::Entry>> Pool::State::entries() {
+  const Volume::State::Operation operation(zero);
+  return store.read_consistent([&](BlockReader& reader) -> Result<std::vector<Entry>> {
+    std::vector<Entry> found;
+    Result<> outcome{};
+    const InodeRecord root = TRY(zero.table.read(reader, format::kRootInode));
+    TRY(for_each_segment(reader, data_fork(root, LeafKind::kDirectory), {FileBlock(0), blocks_for(root.size_bytes)}, [&](const Segment& segment) {
+      for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count && outcome; ++i) {
+        const auto block = reader.read(segment.entry.block() + i, format::BlockType::kDirectory);
+        if (!block) {
+          outcome = std::unexpected(block.error());
+          return false;
+        }
+        auto walked = for_each_entry(**block, 0, [&](std::uint64_t, const format::DirectoryEntry& entry, std::string_view name) {
+          const auto record = zero.table.read(reader, InodeNumber(entry.inode));
+          if (!record) {
+            outcome = std::unexpected(record.error());
+            return false;
+          }
+          if (has(*record, InodeFlag::kVolume)) found.push_back({InodeNumber(entry.inode), std::string(name), *record});
+          return true;
+        });
+        if (!walked) outcome = std::unexpected(walked.error());
+      }
+      return outcome.has_value();
+    }));
+    if (!outcome) return std::unexpected(outcome.error());
+    return found;
+  });
+}
+
+Result<Pool::State::Entry> Pool::State::find(std::string_view name) {
+  const Volume::State::Operation operation(zero);
+  const auto held = zero.inodes.get(format::kRootInode);
+  const std::shared_lock lock(held->lock);
+  const auto index = TRY(zero.index_of(*held));
+  return store.read_consistent([&](BlockReader& reader) -> Result<Entry> {
+    const InodeRecord root = TRY(zero.table.read(reader, format::kRootInode));
+    const auto entry = TRY(find_entry(reader, root, *index, name));
+    if (!entry) return fail(ErrorCode::kNotFound, "no volume '" + std::string(name) + "' in this pool; see daxcow volume list");
+    return Entry{entry->inode, std::string(name), TRY(zero.table.read(reader, entry->inode))};
+  });
+}
+
+Result<VolumeNumber> Pool::State::add_entry(std::string_view name,
+                                            FunctionRef<Result<>(Transaction&, VolumeNumber, InodeRecord&)> fill) {
+  TRY(check_writable(store));
+  TRY(check_volume_name(name));
+  const Volume::State::Operation operation(zero);
+  const auto held = zero.inodes.get(format::kRootInode);
+  const std::unique_lock lock(held->lock);
+  const auto index = TRY(zero.index_of(*held));
+  const DirectoryPosition position = index->find_room(granules_for(name.size()));
+  VolumeNumber made;
+  TRY(store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+    InodeRecord* root = TRY(zero.table.edit(transaction, format::kRootInode));
+    if (TRY(find_entry(transaction, *root, *index, name)))
+      return fail(ErrorCode::kExists, "there is a volume '" + std::string(name) + "' already");
+    made = TRY(zero.table.find_free(transaction));
+    InodeRecord* record = TRY(zero.table.occupy(transaction, made));
+    record->mode = S_IFREG | 0600;
+    record->link_count = 1;
+    record->flags = static_cast<std::uint32_t>(InodeFlag::kVolume);
+    record->generation = TRY(next_generation(transaction));
+    record->parent = format::kRootInode.value;
+    record->parent_cookie = position;
+    const Timestamp now = current_time();
+    for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(*record, which, now);
+    TRY(fill(transaction, made, *record));
+    TRY(zero.table.note_used(transaction, made));
+    TRY(write_entry(transaction, *root, position, name, made, S_IFREG >> 12, graveyard));
+    return Step::kDone;
+  }));
+  index->insert(name_hash(name), position, granules_for(name.size()));
+  return made;
+}
+
+Result<> Pool::State::remove_entry(std::string_view name) {
+  const Volume::State::Operation operation(zero);
+  const auto held = zero.inodes.get(format::kRootInode);
+  const std::unique_lock lock(held->lock);
+  const auto index = TRY(zero.index_of(*held));
+  FoundEntry entry;
+  TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    InodeRecord* root = TRY(zero.table.edit(transaction, format::kRootInode));
+    const auto found = TRY(find_entry(transaction, *root, *index, name));
+    if (!found) return fail(ErrorCode::kNotFound);
+    entry = *found;
+    TRY(erase_entry(transaction, *root, entry.position, graveyard));
+    InodeRecord* record = TRY(zero.table.edit(transaction, entry.inode));
+    TRY(graveyard.bury_fork(transaction, edit_data_fork(*record, LeafKind::kInodes)));
+    TRY(zero.table.free(transaction, entry.inode));
+    return Step::kDone;
+  }));
+  index->erase(name_hash(name), entry.position, granules_for(name.size()));
+  zero.inodes.drop(entry.inode);
+  services.wake_background();
+  return {};
+}
+
+void Pool::State::unmount(std::shared_ptr<Volume> volume) {
+  {
+    const std::lock_guard guard(mounted_mutex);
+    mounted_volumes.erase(volume->number().value);
+  }
+  // Two states of one volume must never be at work: the next mount makes a new one.
+  while (volume.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+// --- the façade --------------------------------------------------------------------------------------------------------
+
+Result<std::vector<VolumeInfo>> Pool::volumes() {
+  const std::lock_guard guard(state_->table_mutex);
+  const auto entries = TRY(state_->entries());
+  std::vector<VolumeInfo> infos;
+  for (const auto& entry : entries) {
+    VolumeInfo info;
+    info.number = entry.number;
+    info.name = entry.name;
+    info.read_only = has(entry.record, InodeFlag::kReadOnlyVolume);
+    info.snapshot = has(entry.record, InodeFlag::kSnapshot);
+    info.created = time_of(entry.record, kBirth);
+    info.mounted = state_->is_mounted(entry.number);
+    // `device` is free in a volume's inode: the number of the volume that a snapshot was made from.
+    for (const auto& other : entries)
+      if (info.snapshot && other.number.value == entry.record.device && other.record.generation < entry.record.generation) info.origin = other.name;
+    infos.push_back(std::move(info));
+  }
+  std::ranges::sort(infos, {}, &VolumeInfo::number);
+  return infos;
+}
+
+Result<VolumeNumber> Pool::create_volume(std::string_view name) {
+  const std::lock_guard guard(state_->table_mutex);
+  return state_->add_entry(name, [](Transaction& transaction, VolumeNumber volume, InodeRecord&) {
+    return make_volume_root(transaction, volume, FormatOptions{});
+  });
+}
+
+Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_only) {
+  const std::lock_guard guard(state_->table_mutex);
+  const auto entry = TRY(state_->find(name));
+  if (state_->is_mounted(entry.number)) return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted already");
+  if (!read_only && has(entry.record, InodeFlag::kReadOnlyVolume))
+    return fail(ErrorCode::kReadOnly, "volume '" + std::string(name) + "' is read-only; mount it with -o ro");
+  if (!read_only) TRY(check_writable(*store_));
+  std::shared_ptr<Volume> volume(new Volume(*this, entry.number, std::string(name), read_only));
+  volume->state_ = std::make_unique<Volume::State>(state_->services, entry.number, read_only);
+  TRY(volume->state_->load_orphans());
+  if (!read_only) {
+    const Volume::State::Operation operation(*volume->state_);
+    TRY(volume->state_->process_orphans());
+  }
+  {
+    const std::lock_guard mounted_guard(state_->mounted_mutex);
+    state_->mounted_volumes[entry.number.value] = volume;
+  }
+  // The caller's pointer is what keeps it mounted; the pool's own threads borrow it for moments only.
+  Volume* const raw = volume.get();
+  return std::shared_ptr<Volume>(raw, [state = state_.get(), held = std::move(volume)](Volume*) mutable { state->unmount(std::move(held)); });
+}
+
+Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_view name, bool read_only) {
+  const std::lock_guard guard(state_->table_mutex);
+  const auto source = TRY(state_->find(source_name));
+  const auto mounted = state_->mounted(source.number);
+  std::unique_lock<Gate> gate;
+  if (mounted && !mounted->read_only()) {
+    {
+      const Volume::State::Operation operation(mounted->state());
+      TRY(mounted->state().commit_all_times());
+    }
+    gate = std::unique_lock(mounted->state().gate);
+  }
+  auto made = state_->add_entry(name, [&](Transaction& transaction, VolumeNumber, InodeRecord& record) -> Result<> {
+    const InodeRecord now = TRY(state_->zero.table.read(transaction, source.number));
+    record.data = now.data;
+    record.data_level = now.data_level;
+    record.block_count = now.block_count;
+    record.flags |= static_cast<std::uint32_t>(InodeFlag::kSnapshot);
+    if (read_only) record.flags |= static_cast<std::uint32_t>(InodeFlag::kReadOnlyVolume);
+    record.device = static_cast<std::uint32_t>(source.number.value);
+    return {};
+  });
+  if (made && mounted) {
+    mounted->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+    const LockGuard mutex_guard(store_->mutex);
+    mounted->state().table.forget_exclusive();
+  }
+  return made;
+}
+
+Result<> Pool::delete_volume(std::string_view name) {
+  TRY(check_writable(*store_));
+  const std::lock_guard guard(state_->table_mutex);
+  const auto entry = TRY(state_->find(name));
+  if (state_->is_mounted(entry.number))
+    return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted; unmount it first");
+  return state_->remove_entry(name);
+}
+
+Result<> Pool::rollback(std::string_view name, std::string_view snapshot_name) {
+  TRY(check_writable(*store_));
+  const std::lock_guard guard(state_->table_mutex);
+  const auto volume = TRY(state_->find(name));
+  const auto snapshot = TRY(state_->find(snapshot_name));
+  if (volume.number == snapshot.number) return fail(ErrorCode::kInvalid, "a volume cannot be rolled back to itself");
+  if (state_->is_mounted(volume.number))
+    return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted; unmount it first");
+  const auto mounted = state_->mounted(snapshot.number);
+  std::unique_lock<Gate> gate;
+  if (mounted) gate = std::unique_lock(mounted->state().gate);
+  TRY(store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    const InodeRecord from = TRY(state_->zero.table.read(transaction, snapshot.number));
+    InodeRecord* record = TRY(state_->zero.table.edit(transaction, volume.number));
+    TRY(state_->graveyard.bury_fork(transaction, edit_data_fork(*record, LeafKind::kInodes)));
+    record->data = from.data;
+    record->data_level = from.data_level;
+    record->block_count = from.block_count;
+    set_time(*record, kModification, current_time());
+    set_time(*record, kChange, current_time());
+    return Step::kDone;
+  }));
+  if (mounted) {
+    mounted->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+    const LockGuard mutex_guard(store_->mutex);
+    mounted->state().table.forget_exclusive();
+  }
+  state_->services.wake_background();
+  return {};
+}
+
+}  // namespace daxcow

@@ -1,0 +1,168 @@
+#include "engine/references.h"
+
+#include <cstring>
+
+#include "engine/check.h"
+
+namespace daxcow {
+
+using format::BlockType;
+using format::InodeRecord;
+using format::ReverseRecord;
+
+namespace {
+
+const Block kNoReferences{};  // all zero: no slot of any type is present
+
+SlotView inode_slot(const InodeRecord& inode, std::uint64_t slot) {
+  const bool attributes = slot >= format::kRootSlots;
+  if (inode.mode == 0) return {};
+  if (!attributes && inode.flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) return {};
+  const std::uint8_t level = attributes ? inode.attribute_level : inode.data_level;
+  const std::uint64_t raw = attributes ? inode.attributes[slot - format::kRootSlots] : inode.data[slot];
+  if (level == 0 || level > format::kMaximumLevel) return {};
+  return {MapEntry{raw}, static_cast<std::uint8_t>(level - 1)};
+}
+
+// Runs never cross these.
+std::uint64_t group_slots(BlockType type) {
+  return type == BlockType::kInodes || type == BlockType::kRoots ? format::kRootSlots : format::kMapFanout;
+}
+
+class SlotReader {
+ public:
+  SlotReader(BlockType type, std::uint8_t node_level, const Block& content)
+      : type_(type), node_level_(node_level), content_(content) {}
+
+  SlotView at(std::uint64_t slot) const {
+    SlotView view = slot_at(type_, node_level_, content_, slot);
+    view.entry = view.entry.plain();
+    if (!view.entry.present()) return {};
+    return view;
+  }
+  // True if `slot` continues the run of the slot before it.
+  bool continues(std::uint64_t slot) const {
+    const SlotView a = at(slot - 1), b = at(slot);
+    return a.entry.present() && b.entry.present() && a.log512 == b.log512 && a.entry.is_node() == b.entry.is_node() &&
+           a.entry.unwritten() == b.entry.unwritten() && b.entry.block() - a.entry.block() == per_slot(a);
+  }
+  static std::uint64_t per_slot(SlotView view) { return view.entry.is_node() ? 1 : blocks_spanned(view.log512); }
+
+  // The records of the slots [first, end), which must not cut a run.
+  void append(BlockNumber source, std::uint64_t first, std::uint64_t end, std::vector<ReverseRecord>& records) const {
+    for (std::uint64_t slot = first; slot < end; ++slot) {
+      const SlotView view = at(slot);
+      if (!view.entry.present()) continue;
+      if (slot > first && continues(slot)) {
+        records.back().length_blocks += per_slot(view);
+        continue;
+      }
+      ReverseRecord record{};
+      record.first = view.entry.block().value;
+      record.source = source.value;
+      record.length_blocks = per_slot(view);
+      record.slot = static_cast<std::uint16_t>(slot);
+      record.kind = format::RecordKind::kTree;
+      record.level = view.log512;
+      record.flags = static_cast<std::uint8_t>((view.entry.is_node() ? format::kRecordNode : 0) |
+                                               (view.entry.unwritten() ? format::kRecordUnwritten : 0));
+      records.push_back(record);
+    }
+  }
+
+ private:
+  BlockType type_;
+  std::uint8_t node_level_;
+  const Block& content_;
+};
+
+bool same_slot(const SlotView& a, const SlotView& b) { return a.entry == b.entry && a.log512 == b.log512; }
+
+// Sorts two lists of records of one stretch of slots into what went, what came and what only changed its length.
+void split_changes(const std::vector<ReverseRecord>& before, const std::vector<ReverseRecord>& after, RecordChanges& changes) {
+  std::size_t i = 0, j = 0;
+  while (i < before.size() || j < after.size()) {
+    if (j == after.size() || (i < before.size() && before[i].slot < after[j].slot)) {
+      changes.erased.push_back(before[i++]);
+    } else if (i == before.size() || after[j].slot < before[i].slot) {
+      changes.inserted.push_back(after[j++]);
+    } else {
+      const ReverseRecord &a = before[i++], &b = after[j++];
+      if (std::memcmp(&a, &b, sizeof a) == 0) continue;
+      if (a.first == b.first) {
+        changes.replaced.emplace_back(a, b);
+      } else {
+        changes.erased.push_back(a);
+        changes.inserted.push_back(b);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool holds_references(BlockType type) {
+  return type == BlockType::kRoots || type == BlockType::kMapNode || type == BlockType::kInodes || type == BlockType::kGraveyard;
+}
+
+std::uint64_t slot_count(BlockType type) {
+  switch (type) {
+    case BlockType::kRoots: return format::kSlotsPerInode;
+    case BlockType::kInodes: return format::kInodesPerBlock * format::kSlotsPerInode;
+    case BlockType::kMapNode:
+    case BlockType::kGraveyard: return format::kMapFanout;
+    default: return 0;
+  }
+}
+
+SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, std::uint64_t slot) {
+  switch (type) {
+    case BlockType::kRoots:
+      return inode_slot(content.as<format::Roots>().volume_zero, slot);
+    case BlockType::kInodes:
+      return inode_slot(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
+    case BlockType::kMapNode:
+      CHECK(node_level >= 1);
+      return {MapEntry{content.as<format::MapNode>()[slot]}, static_cast<std::uint8_t>(node_level - 1)};
+    case BlockType::kGraveyard: {
+      const MapEntry entry{content.as<format::MapNode>()[slot]};
+      return {entry, entry.graveyard_level()};
+    }
+    default:
+      return {};
+  }
+}
+
+std::vector<ReverseRecord> records_of(BlockNumber source, BlockType type, std::uint8_t node_level, const Block& content) {
+  std::vector<ReverseRecord> records;
+  const SlotReader reader(type, node_level, content);
+  const std::uint64_t group = group_slots(type);
+  for (std::uint64_t first = 0; first < slot_count(type); first += group)
+    reader.append(source, first, first + group, records);
+  return records;
+}
+
+void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level, const Block* before, const Block* after,
+                    RecordChanges& changes) {
+  const SlotReader old_reader(type, node_level, before ? *before : kNoReferences);
+  const SlotReader new_reader(type, node_level, after ? *after : kNoReferences);
+  const std::uint64_t group = group_slots(type);
+  std::vector<ReverseRecord> old_records, new_records;
+  for (std::uint64_t begin = 0; begin < slot_count(type); begin += group) {
+    const std::uint64_t end = begin + group;
+    std::uint64_t first = begin, last = end;
+    while (first < end && same_slot(old_reader.at(first), new_reader.at(first))) ++first;
+    if (first == end) continue;
+    while (same_slot(old_reader.at(last - 1), new_reader.at(last - 1))) --last;
+    // Widen to whole runs of both versions.
+    while (first > begin && (old_reader.continues(first) || new_reader.continues(first))) --first;
+    while (last < end && (old_reader.continues(last) || new_reader.continues(last))) ++last;
+    old_records.clear();
+    new_records.clear();
+    old_reader.append(source, first, last, old_records);
+    new_reader.append(source, first, last, new_records);
+    split_changes(old_records, new_records, changes);
+  }
+}
+
+}  // namespace daxcow

@@ -1,0 +1,75 @@
+// What a metadata block refers to: the one function that commit, checker and repair share.
+//
+// A record stands for a maximal run of consecutive slots of one source block that point to consecutive pool blocks with
+// equal flags, never across inodes or forks. So the records of a block follow from its content alone, and the change of
+// the reverse map in a transaction is the difference between the records of the old and of the new version.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/block.h"
+#include "engine/format.h"
+#include "engine/types.h"
+
+namespace daxcow {
+
+// A map entry with meaning.
+struct MapEntry {
+  std::uint64_t raw = 0;
+
+  bool present() const { return raw & format::kEntryPresent; }
+  bool is_node() const { return raw & format::kEntryNode; }
+  bool unwritten() const { return raw & format::kEntryUnwritten; }
+  bool full() const { return raw & format::kEntryFull; }
+  BlockNumber block() const { return BlockNumber(raw >> format::kEntryBlockShift); }
+  // Graveyard slots carry the level that the entry had: log512 of the blocks it spans.
+  std::uint8_t graveyard_level() const { return static_cast<std::uint8_t>((raw & format::kEntryLevelMask) >> format::kEntryLevelShift); }
+
+  static MapEntry node(BlockNumber block) {
+    return MapEntry{block.value << format::kEntryBlockShift | format::kEntryPresent | format::kEntryNode};
+  }
+  static MapEntry leaf(BlockNumber block, bool unwritten) {
+    return MapEntry{block.value << format::kEntryBlockShift | format::kEntryPresent |
+                    (unwritten ? format::kEntryUnwritten : 0)};
+  }
+  MapEntry with_level(std::uint8_t level) const {
+    return MapEntry{(raw & ~format::kEntryLevelMask) | static_cast<std::uint64_t>(level) << format::kEntryLevelShift};
+  }
+  // Without what only its holder knows (the full hint, the graveyard's level).
+  MapEntry plain() const { return MapEntry{raw & ~(format::kEntryFull | format::kEntryLevelMask)}; }
+  friend bool operator==(MapEntry, MapEntry) = default;
+};
+
+// Blocks of a file that an entry spans, by log512.
+constexpr std::uint64_t blocks_spanned(std::uint8_t log512) { return 1ull << (log512 * format::kMapFanoutBits); }
+
+// True for types whose blocks hold references.
+bool holds_references(format::BlockType type);
+
+// The number of reference slots of a block of this type.
+std::uint64_t slot_count(format::BlockType type);
+
+// Entry and level (log512 of the file blocks a slot spans) at a slot. `node_level`: the descriptor's level of a map node.
+struct SlotView {
+  MapEntry entry;
+  std::uint8_t log512 = 0;
+};
+SlotView slot_at(format::BlockType type, std::uint8_t node_level, const Block& content, std::uint64_t slot);
+
+// All records of a block.
+std::vector<format::ReverseRecord> records_of(BlockNumber source, format::BlockType type, std::uint8_t node_level,
+                                              const Block& content);
+
+struct RecordChanges {
+  std::vector<format::ReverseRecord> erased;
+  std::vector<format::ReverseRecord> inserted;
+  // Same key, other length: .first as it was, .second as it will be.
+  std::vector<std::pair<format::ReverseRecord, format::ReverseRecord>> replaced;
+};
+// Appends the difference between two versions of a block of the same type and level. A null pointer stands for a block
+// without references (new or freed).
+void append_changes(BlockNumber source, format::BlockType type, std::uint8_t node_level, const Block* before,
+                    const Block* after, RecordChanges& changes);
+
+}  // namespace daxcow

@@ -1,0 +1,386 @@
+#include "engine/store.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <ctime>
+
+#include "engine/check.h"
+#include "engine/checksum.h"
+
+namespace daxcow {
+
+using format::BlockDescriptor;
+using format::BlockType;
+using format::RecordKind;
+using format::ReverseRecord;
+using format::Superblock;
+
+namespace {
+
+BlockNumber second_superblock(std::uint64_t pool_blocks) { return BlockNumber(pool_blocks - 1); }
+
+std::uint64_t journal_seed(const Superblock& superblock) { return crc64(0, std::as_bytes(std::span(superblock.uuid))); }
+
+ReverseRecord system_record(BlockNumber first, std::uint64_t length, BlockNumber source, std::uint16_t slot) {
+  ReverseRecord record{};
+  record.first = first.value;
+  record.length_blocks = length;
+  record.source = source.value;
+  record.slot = slot;
+  record.kind = RecordKind::kSystem;
+  return record;
+}
+
+// Home and mirror of a metadata block, outside of any transaction.
+Result<> store_both(Medium& medium, BlockNumber block, std::span<const std::byte> content) {
+  TRY(medium.store(byte_offset(block), content));
+  return medium.store(byte_offset(Metadata::mirror_of(block)), content);
+}
+
+enum class SuperblockState { kGood, kAbsent, kDamaged };
+
+SuperblockState read_superblock_at(Medium& medium, BlockNumber block, Superblock& superblock) {
+  if (!medium.read(byte_offset(block), std::as_writable_bytes(std::span(&superblock, 1)))) return SuperblockState::kDamaged;
+  if (superblock.magic != format::kSuperblockMagic) return SuperblockState::kAbsent;
+  return superblock.crc == superblock_crc(superblock) ? SuperblockState::kGood : SuperblockState::kDamaged;
+}
+
+}  // namespace
+
+// --- format and open -------------------------------------------------------------------------------------------------
+
+Result<> Store::format(Medium& medium, const std::string& label) {
+  if (medium.size_bytes() < format::kMinimumPoolBytes)
+    return fail(ErrorCode::kNoSpace, "a pool needs at least 16 MiB, this has " + std::to_string(medium.size_bytes() >> 20) + " MiB");
+  if (medium.size_bytes() > format::kMaximumPoolBytes) return fail(ErrorCode::kFileTooBig, "a pool can have at most 1 EiB");
+  Superblock superblock{};
+  superblock.magic = format::kSuperblockMagic;
+  superblock.major = format::kFormatMajor;
+  superblock.minor = format::kFormatMinor;
+  if (getrandom(superblock.uuid.data(), superblock.uuid.size(), 0) != static_cast<ssize_t>(superblock.uuid.size()))
+    return fail(ErrorCode::kIo, "no random numbers for the pool's UUID");
+  superblock.uuid[6] = static_cast<std::uint8_t>((superblock.uuid[6] & 0x0f) | 0x40);  // RFC 4122, version 4
+  superblock.uuid[8] = static_cast<std::uint8_t>((superblock.uuid[8] & 0x3f) | 0x80);
+  superblock.pool_bytes = medium.block_count() * kBlockBytes;
+  superblock.journal = format::kJournalChunk.value;
+  superblock.first_chunk = format::kFirstChunk.value;
+  superblock.roots = format::kRootsBlock.value;
+  superblock.created_seconds = std::time(nullptr);
+  std::memcpy(superblock.label.data(), label.data(), std::min(label.size(), superblock.label.size() - 1));
+  superblock.crc = superblock_crc(superblock);
+
+  // The old superblocks go first: a crash in between leaves no pool rather than half of one.
+  const BlockNumber copies[2] = {format::kSuperblockPrimary, second_superblock(medium.block_count())};
+  for (const BlockNumber copy : copies) TRY(medium.store_zeros(byte_offset(copy), kBlockBytes));
+  TRY(medium.drain());
+  for (const BlockNumber area : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
+    TRY(medium.store_zeros(byte_offset(area), kBlockBytes));
+
+  const Block roots{};
+  Block leaf{};
+  auto& records = leaf.as<format::ReverseLeaf>();
+  const ReverseRecord system[4] = {system_record(copies[0], 1, copies[0], 0), system_record(copies[1], 1, copies[0], 1),
+                                   system_record(format::kJournalChunk, format::kChunkBlocks, copies[0], 2),
+                                   system_record(format::kFirstChunk, format::kChunkBlocks, copies[0], 3)};
+  for (std::size_t i = 0; i < 4; ++i) records.records[i] = system[i];
+  records.used[0] = 0xf;
+  const BlockNumber leaf_block = format::kRootsBlock + 1;
+
+  Block header_block{};
+  auto& header = header_block.as<format::ChunkHeader>();
+  header.magic = format::kChunkMagic;
+  header.self = format::kFirstChunk.value;
+  header.blocks[0] = BlockDescriptor{BlockType::kRoots, 0, format::LeafKind::kData, 0, 0};
+  header.blocks[0].crc = block_crc(format::kRootsBlock, header.blocks[0], roots);
+  header.blocks[1] = BlockDescriptor{BlockType::kReverseLeaf, 0, format::LeafKind::kData, 0, 0};
+  header.blocks[1].crc = block_crc(leaf_block, header.blocks[1], leaf);
+  header.crc = chunk_header_crc(header);
+  TRY(store_both(medium, format::kRootsBlock, roots.bytes));
+  TRY(store_both(medium, leaf_block, leaf.bytes));
+  TRY(store_both(medium, format::kFirstChunk, header_block.bytes));
+  TRY(medium.drain());
+  for (const BlockNumber copy : copies) TRY(medium.store(byte_offset(copy), std::as_bytes(std::span(&superblock, 1))));
+  return medium.drain();
+}
+
+Result<Superblock> Store::read_superblock(Medium& medium) {
+  if (medium.block_count() < format::kMinimumPoolBytes / kBlockBytes)
+    return fail(ErrorCode::kNotAPool, "not a daxcow pool (smaller than any); make one with mkfs.daxcow");
+  Superblock superblock;
+  auto state = read_superblock_at(medium, format::kSuperblockPrimary, superblock);
+  if (state != SuperblockState::kGood) {
+    // The second copy is in the last block; if the first is gone, only the medium's own size says where that is.
+    const auto second = read_superblock_at(medium, second_superblock(medium.block_count()), superblock);
+    if (second != SuperblockState::kGood) {
+      if (state == SuperblockState::kAbsent && second == SuperblockState::kAbsent)
+        return fail(ErrorCode::kNotAPool, "not a daxcow pool; make one with mkfs.daxcow");
+      return fail(ErrorCode::kDamaged, "both superblocks are damaged");
+    }
+  }
+  if (superblock.major != format::kFormatMajor)
+    return fail(ErrorCode::kVersion, "pool format " + std::to_string(superblock.major) + "." + std::to_string(superblock.minor) +
+                                         ", this program knows " + std::to_string(format::kFormatMajor) + "." +
+                                         std::to_string(format::kFormatMinor) + "; use a matching version");
+  if (superblock.incompatible_features != 0)
+    return fail(ErrorCode::kVersion, "the pool uses features that this program does not know; use a newer version");
+  if ((superblock.oldest_minor > format::kFormatMinor || superblock.read_only_compatible_features != 0) && !medium.info().read_only)
+    return fail(ErrorCode::kVersion, "the pool was written by a newer version; open it read-only or use that");
+  if (superblock.pool_bytes > medium.size_bytes())
+    return fail(ErrorCode::kDamaged, "the pool is truncated: it has " + std::to_string(medium.size_bytes()) + " of " +
+                                         std::to_string(superblock.pool_bytes) + " bytes; restore its full length");
+  if (superblock.pool_bytes % kBlockBytes != 0 || superblock.pool_bytes < format::kMinimumPoolBytes ||
+      superblock.journal != format::kJournalChunk.value || superblock.first_chunk != format::kFirstChunk.value ||
+      superblock.roots != format::kRootsBlock.value)
+    return fail(ErrorCode::kDamaged, "the superblock makes no sense");
+  return superblock;
+}
+
+Store::Store(std::unique_ptr<Medium> medium, StoreOptions options, const Superblock& superblock)
+    : medium_(std::move(medium)),
+      options_(std::move(options)),
+      superblock_(superblock),
+      metadata_(*medium_, options_.cache_bytes),
+      journal_(*medium_, format::kJournalChunk, journal_seed(superblock)) {
+  metadata_.set_bad_copy_handler([this](BadCopy copy) { bad_copy(copy); });
+}
+
+Store::~Store() = default;
+
+Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Medium> medium, StoreOptions options) {
+  const Superblock superblock = TRY(read_superblock(*medium));
+  std::unique_ptr<Store> store(new Store(std::move(medium), std::move(options), superblock));
+  TRY(store->recover());
+  TRY(store->metadata_.load_chunks(format::kFirstChunk));
+  TRY(store->scan());
+  return store;
+}
+
+Result<> Store::recover() {
+  auto recovered = TRY(journal_.recover());
+  // Read-only media are opened through an overlay, which takes these stores in DRAM.
+  for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
+    const auto [block, mask] = recovered.groups[i];
+    for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
+      if ((mask >> line & 1) == 0) continue;
+      const std::span<const std::byte> bytes(recovered.contents[i].bytes + line * kLineBytes, kLineBytes);
+      for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
+        const BlockNumber at = copy == Copy::kPrimary ? block : Metadata::mirror_of(block);
+        if (!medium_->store(byte_offset(at) + line * kLineBytes, bytes)) bad_copy({block, copy});
+      }
+    }
+  }
+  return medium_->drain();
+}
+
+Result<> Store::scan() {
+  const std::uint64_t pool_blocks = superblock_.pool_bytes / kBlockBytes;
+  for (const BlockNumber base : metadata_.chunks()) {
+    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
+      if (metadata_.descriptor(base + i).type != BlockType::kReverseLeaf) continue;
+      const BlockPtr leaf = TRY(metadata_.read(base + i, BlockType::kReverseLeaf));
+      TRY(reverse_map_.add_leaf(base + i, leaf->as<format::ReverseLeaf>(), pool_blocks));
+    }
+  }
+  TRY(reverse_map_.finish_open());
+
+  std::uint64_t position = 0;  // everything below is accounted for
+  const auto free_up_to = [&](std::uint64_t end) {
+    if (position < end) space_.release({BlockNumber(position), end - position});
+  };
+  const LockGuard guard(mutex);
+  TRY(reverse_map_.for_each_record(metadata_, [&](const ReverseRecord& record) {
+    if (record.kind == RecordKind::kLedger) ledger_.set(BlockNumber(record.first), record.sector_mask);
+    free_up_to(record.first);
+    position = std::max(position, record.first + record.length_blocks);
+    return true;
+  }));
+  free_up_to(pool_blocks);
+  take_spare_chunk();
+  return {};
+}
+
+// --- changes -----------------------------------------------------------------------------------------------------------
+
+Result<> Store::run(TransactionClass transaction_class, FunctionRef<Result<Step>(Transaction&)> body) {
+  const LockGuard guard(mutex);
+  return run_locked(transaction_class, body);
+}
+
+Result<> Store::run_locked(TransactionClass transaction_class, FunctionRef<Result<Step>(Transaction&)> body) {
+  if (read_only()) return fail(ErrorCode::kReadOnly);
+  constexpr int kMaximumChunks = 8;  // more than any single transaction can need
+  for (int added = 0;;) {
+    Error error{};
+    {
+      Transaction transaction(*this, transaction_class);
+      auto step = body(transaction);
+      Result<> done = step ? transaction.commit() : Result<>(std::unexpected(std::move(step).error()));
+      if (done) {
+        if (*step == Step::kDone) return {};
+        added = 0;
+        continue;
+      }
+      error = std::move(done).error();
+    }
+    if (error.code != ErrorCode::kNeedChunk) return std::unexpected(std::move(error));
+    if (++added > kMaximumChunks) return fail(ErrorCode::kNoSpace);
+    TRY(add_chunk(transaction_class));
+  }
+}
+
+void Store::take_spare_chunk() {
+  // Small pools cannot afford one.
+  if (spare_chunk_.count == 0 && superblock_.pool_bytes >= (64ull << 20)) spare_chunk_ = space_.allocate_chunk();
+}
+
+Result<> Store::add_chunk(TransactionClass transaction_class) {
+  reclaim();
+  BlockRun run = space_.allocate_chunk();
+  const bool spare = run.count == 0 && transaction_class == TransactionClass::kFreeing && spare_chunk_.count != 0;
+  if (spare) run = std::exchange(spare_chunk_, BlockRun{});
+  if (run.count == 0) return fail(ErrorCode::kNoSpace);
+
+  const auto link = [&]() -> Result<> {
+    Block block{};
+    auto& header = block.as<format::ChunkHeader>();
+    header.magic = format::kChunkMagic;
+    header.self = run.first.value;
+    header.crc = chunk_header_crc(header);
+    TRY(store_both(*medium_, run.first, block.bytes));
+    TRY(medium_->drain());
+    const BlockNumber last = metadata_.last_chunk();
+    // May use the reserve: it is what makes more of it.
+    Transaction transaction(*this, TransactionClass::kFreeing);
+    TRY(transaction.insert_record(system_record(run.first, format::kChunkBlocks, last, 0)));
+    transaction.link_chunk(last, run.first);
+    return transaction.commit();
+  };
+  if (auto linked = link(); !linked) {
+    space_.release(run);
+    if (linked.error().code == ErrorCode::kNeedChunk) return fail(ErrorCode::kNoSpace);
+    return linked;
+  }
+  metadata_.add_chunk(run.first);
+  if (!spare) take_spare_chunk();
+  return {};
+}
+
+Result<std::uint64_t> Store::take_generation(Transaction& transaction) {
+  constexpr std::uint64_t kBatch = 4096;
+  const BlockPtr roots = TRY(transaction.read(format::kRootsBlock, BlockType::kRoots));
+  const std::uint64_t limit = roots->as<format::Roots>().generation_limit;
+  // First use since open: all numbers below the limit may be in use.
+  if (next_generation_ == 0) next_generation_ = std::max<std::uint64_t>(limit, 1);
+  if (next_generation_ >= limit) {
+    Block* edited = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots));
+    edited->as<format::Roots>().generation_limit = next_generation_ + kBatch;
+  }
+  return next_generation_++;
+}
+
+// --- data space --------------------------------------------------------------------------------------------------------
+
+Store::Reservation& Store::Reservation::operator=(Reservation&& other) noexcept {
+  if (this != &other) {
+    if (store_ != nullptr && run_.count != 0) store_->space_.release(run_);
+    store_ = std::exchange(other.store_, nullptr);
+    run_ = other.run_;
+  }
+  return *this;
+}
+
+Store::Reservation::~Reservation() {
+  if (store_ != nullptr && run_.count != 0) store_->space_.release(run_);
+}
+
+Result<Store::Reservation> Store::reserve(BlockNumber goal, std::uint64_t wanted) {
+  BlockRun run = space_.allocate(goal, wanted);
+  if (run.count == 0) {
+    const LockGuard guard(mutex);
+    reclaim();
+    run = space_.allocate(goal, wanted);
+  }
+  if (run.count == 0) return fail(ErrorCode::kNoSpace);
+  return Reservation(*this, run);
+}
+
+void Store::retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) {
+  std::vector<BlockRun> good;
+  std::uint64_t blocks = metadata.size();
+  for (BlockRun run : data) {
+    // Blocks of the ledger do not go back into circulation: the poison thread clears them on the device first.
+    for (const auto& [bad, mask] : ledger_.in(run)) {
+      if (bad > run.first) good.push_back({run.first, bad - run.first});
+      run = {bad + 1, run.end() - (bad + 1)};
+      quarantined({bad, 1});
+    }
+    if (run.count != 0) good.push_back(run);
+  }
+  for (const BlockRun& run : good) blocks += run.count;
+  retired_blocks_.fetch_add(blocks, std::memory_order_relaxed);
+  retired_.push_back({operations_.mark(), std::move(good), std::move(metadata)});
+  if (retired_.size() >= 64) reclaim();
+}
+
+void Store::reclaim() {
+  if (retired_.empty()) return;
+  const std::uint64_t oldest = operations_.oldest();
+  while (!retired_.empty() && retired_.front().mark < oldest) {
+    Retired& retired = retired_.front();
+    std::uint64_t blocks = retired.metadata.size();
+    for (const BlockRun& run : retired.data) {
+      space_.release(run);
+      blocks += run.count;
+    }
+    for (const BlockNumber block : retired.metadata) metadata_.give_back(block);
+    retired_blocks_.fetch_sub(blocks, std::memory_order_relaxed);
+    retired_.pop_front();
+  }
+}
+
+bool Store::is_retired(BlockNumber block) const {
+  for (const Retired& retired : retired_) {
+    if (std::ranges::any_of(retired.data, [&](const BlockRun& run) { return run.contains(block); })) return true;
+    if (std::ranges::find(retired.metadata, block) != retired.metadata.end()) return true;
+  }
+  return false;
+}
+
+// --- what the poison thread should look at -----------------------------------------------------------------------------
+
+namespace {
+template <class T>
+void add_and_wake(Mutex& mutex, std::vector<T>& list, const T& item, std::function<void()>& wake) {
+  std::function<void()> call;
+  {
+    const LockGuard guard(mutex);
+    list.push_back(item);
+    call = wake;
+  }
+  if (call) call();
+}
+}  // namespace
+
+void Store::suspect(BlockRun run) { add_and_wake(suspects_mutex_, suspects_, run, wake_); }
+void Store::quarantined(BlockRun run) { suspect(run); }
+void Store::bad_copy(BadCopy copy) { add_and_wake(suspects_mutex_, bad_copies_, copy, wake_); }
+
+std::vector<BlockRun> Store::take_suspects() {
+  const LockGuard guard(suspects_mutex_);
+  return std::exchange(suspects_, {});
+}
+
+std::vector<BadCopy> Store::take_bad_copies() {
+  const LockGuard guard(suspects_mutex_);
+  return std::exchange(bad_copies_, {});
+}
+
+void Store::set_wake(std::function<void()> wake) {
+  const LockGuard guard(suspects_mutex_);
+  wake_ = std::move(wake);
+}
+
+}  // namespace daxcow

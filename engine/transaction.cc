@@ -1,0 +1,328 @@
+#include "engine/transaction.h"
+
+#include <cstring>
+
+#include "engine/check.h"
+#include "engine/checksum.h"
+#include "engine/store.h"
+
+namespace daxcow {
+
+using format::BlockDescriptor;
+using format::BlockType;
+using format::RecordKind;
+using format::ReverseRecord;
+
+namespace {
+
+std::uint64_t changed_lines(const std::byte* before, const std::byte* after) {
+  std::uint64_t mask = 0;
+  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
+    if (std::memcmp(before + line * kLineBytes, after + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
+  return mask;
+}
+
+}  // namespace
+
+Transaction::Transaction(Store& store, TransactionClass transaction_class) : store_(store), class_(transaction_class) {
+  store_.mutex.assert_held();
+}
+
+Transaction::~Transaction() {
+  if (!done_) abort();
+}
+
+void Transaction::abort() {
+  store_.mutex.assert_held();
+  store_.reverse_map().drop_changes();
+  for (auto it = new_blocks_.rbegin(); it != new_blocks_.rend(); ++it) store_.metadata_.give_back(*it);
+  done_ = true;
+}
+
+BlockDescriptor Transaction::descriptor(BlockNumber block) const {
+  if (const auto it = dirty_.find(block.value); it != dirty_.end()) return it->second.descriptor;
+  return store_.metadata_.descriptor(block);
+}
+
+Result<BlockPtr> Transaction::read(BlockNumber block, BlockType type) {
+  if (const auto it = dirty_.find(block.value); it != dirty_.end()) {
+    if (it->second.freed || it->second.descriptor.type != type) return fail(ErrorCode::kDamaged);
+    return BlockPtr(it->second.copy);
+  }
+  return store_.metadata_.read(block, type);
+}
+
+Result<Block*> Transaction::edit(BlockNumber block, BlockType type) {
+  if (const auto it = dirty_.find(block.value); it != dirty_.end()) {
+    if (it->second.freed || it->second.descriptor.type != type) return fail(ErrorCode::kDamaged);
+    return it->second.copy.get();
+  }
+  BlockPtr before = TRY(store_.metadata_.read(block, type));
+  Dirty dirty;
+  dirty.copy = std::make_shared<Block>(*before);
+  dirty.before = std::move(before);
+  dirty.descriptor = store_.metadata_.descriptor(block);
+  return dirty_.emplace(block.value, std::move(dirty)).first->second.copy.get();
+}
+
+Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, format::LeafKind leaf_kind) {
+  if (class_ == TransactionClass::kNormal && store_.metadata_.free_count() <= Store::kReserveBlocks)
+    return fail(ErrorCode::kNeedChunk);
+  const auto block = store_.metadata_.take_free();
+  if (!block) return fail(ErrorCode::kNeedChunk);
+  new_blocks_.push_back(*block);
+  Dirty dirty;
+  dirty.copy = std::make_shared<Block>();
+  dirty.descriptor = BlockDescriptor{type, level, leaf_kind, 0, 0};
+  dirty.is_new = true;
+  dirty_.emplace(block->value, std::move(dirty));
+  return *block;
+}
+
+void Transaction::release(BlockNumber block) {
+  auto& dirty = dirty_[block.value];
+  CHECK(!dirty.freed);
+  dirty.freed = true;
+  dirty.descriptor = BlockDescriptor{};
+}
+
+Result<unsigned> Transaction::references_before(BlockNumber block, unsigned limit) {
+  store_.mutex.assert_held();
+  return store_.reverse_map().count_references(*this, block, limit);
+}
+
+Result<> Transaction::insert_record(const ReverseRecord& record) {
+  store_.mutex.assert_held();
+  return store_.reverse_map().insert(*this, record);
+}
+
+Result<> Transaction::erase_record(const ReverseRecord& record) {
+  store_.mutex.assert_held();
+  return store_.reverse_map().erase(*this, record);
+}
+
+Result<> Transaction::set_ledger(BlockNumber block, std::uint8_t sector_mask) {
+  store_.mutex.assert_held();
+  ReverseRecord existing{};
+  TRY(store_.reverse_map().for_each_covering(*this, BlockRun{block, 1}, [&](const ReverseRecord& record) {
+    if (record.kind == RecordKind::kLedger) existing = record;
+    return existing.length_blocks == 0;
+  }));
+  if (existing.length_blocks != 0 && existing.sector_mask == sector_mask) return {};
+  if (existing.length_blocks != 0) TRY(store_.reverse_map().erase(*this, existing));
+  if (sector_mask != 0) {
+    ReverseRecord record{};
+    record.first = block.value;
+    record.length_blocks = 1;
+    record.kind = RecordKind::kLedger;
+    record.sector_mask = sector_mask;
+    TRY(store_.reverse_map().insert(*this, record));
+  }
+  ledger_changes_.emplace_back(block, sector_mask);
+  return {};
+}
+
+// --- commit -------------------------------------------------------------------------------------------------------------
+
+Result<> Transaction::commit() {
+  CHECK(!done_);
+  CHECK(!store_.read_only() || store_.medium().info().kind == MediumKind::kDram);
+  TRY(update_reverse_map());
+  seal_blocks();
+  make_headers();
+
+  std::vector<JournalChange> changes;
+  std::uint64_t lines = 0;
+  for (const auto& [block, dirty] : dirty_) {
+    if (dirty.freed || dirty.is_new || dirty.line_mask == 0) continue;
+    changes.push_back({BlockNumber(block), dirty.line_mask, dirty.copy->bytes});
+    lines += static_cast<std::uint64_t>(std::popcount(dirty.line_mask));
+  }
+  for (const auto& [block, header] : headers_) {
+    changes.push_back({BlockNumber(block), header.line_mask, header.content->bytes});
+    lines += static_cast<std::uint64_t>(std::popcount(header.line_mask));
+  }
+  if (!Journal::fits(changes.size(), lines)) return fail(ErrorCode::kTooBig, "a transaction does not fit the journal");
+  if (changes.empty()) {  // nothing differs: no reader need look again
+    abort();
+    return {};
+  }
+  TRY(write_new_blocks());
+  TRY(store_.journal_.commit(changes));
+  publish();
+  return {};
+}
+
+Result<> Transaction::apply_changes(const RecordChanges& changes, std::vector<BlockRun>& candidates) {
+  ReverseMap& reverse_map = store_.reverse_map_;
+  // Inserted before erased, so that a block whose reference only moves is never without one.
+  for (const ReverseRecord& record : changes.inserted) TRY(reverse_map.insert(*this, record));
+  for (const auto& [before, after] : changes.replaced) {
+    TRY(reverse_map.replace(*this, after));
+    if (after.length_blocks < before.length_blocks)
+      candidates.push_back({BlockNumber(after.first + after.length_blocks), before.length_blocks - after.length_blocks});
+  }
+  for (const ReverseRecord& record : changes.erased) {
+    TRY(reverse_map.erase(*this, record));
+    candidates.push_back({BlockNumber(record.first), record.length_blocks});
+  }
+  return {};
+}
+
+Result<> Transaction::update_reverse_map() {
+  std::vector<BlockRun> candidates;
+  RecordChanges changes;
+  std::vector<BlockNumber> made;
+  for (const auto& [block, dirty] : dirty_) {
+    if (dirty.freed) continue;
+    if (dirty.is_new && dirty.descriptor.type != BlockType::kReverseLeaf) made.push_back(BlockNumber(block));
+    if (holds_references(dirty.descriptor.type))
+      append_changes(BlockNumber(block), dirty.descriptor.type, dirty.descriptor.level, dirty.before.get(), dirty.copy.get(),
+                     changes);
+  }
+  TRY(apply_changes(changes, candidates));
+  // New blocks that were made but not hooked up (a run collapsed again, say) go like everything without a reference.
+  for (const BlockNumber block : made) candidates.push_back({block, 1});
+  return free_unreferenced(candidates);
+}
+
+Result<> Transaction::free_unreferenced(std::vector<BlockRun>& candidates) {
+  while (!candidates.empty()) {
+    const BlockRun run = candidates.back();
+    candidates.pop_back();
+    if (!store_.metadata_.in_chunk(run.first)) {
+      TRY(store_.reverse_map_.for_each_unreferenced(*this, run, [&](BlockRun part) { freed_data_.push_back(part); }));
+      continue;
+    }
+    for (BlockNumber block = run.first; block < run.end(); ++block) TRY(free_block(block, candidates));
+  }
+  return {};
+}
+
+Result<> Transaction::free_block(BlockNumber block, std::vector<BlockRun>& candidates) {
+  const auto it = dirty_.find(block.value);
+  if (it != dirty_.end() && it->second.freed) return {};
+  if (TRY(store_.reverse_map_.count_references(*this, block, 1)) != 0) return {};
+  const BlockDescriptor descriptor = this->descriptor(block);
+  if (descriptor.type == BlockType::kFree) return fail(ErrorCode::kDamaged, "a reference led to a free metadata block");
+  if (holds_references(descriptor.type)) {
+    // Its own references go with it, as they are now: earlier changes of it are in the reverse map already.
+    const BlockPtr content = TRY(read(block, descriptor.type));
+    RecordChanges changes;
+    append_changes(block, descriptor.type, descriptor.level, content.get(), nullptr, changes);
+    TRY(apply_changes(changes, candidates));
+  }
+  release(block);
+  return {};
+}
+
+void Transaction::seal_blocks() {
+  for (auto& [block, dirty] : dirty_) {
+    if (dirty.freed) continue;
+    if (!dirty.is_new) {
+      dirty.line_mask = changed_lines(dirty.before->bytes, dirty.copy->bytes);
+      if (dirty.line_mask == 0) continue;
+    }
+    dirty.descriptor.crc = block_crc(BlockNumber(block), dirty.descriptor, *dirty.copy);
+  }
+}
+
+void Transaction::make_headers() {
+  const auto header_of = [this](BlockNumber base) -> format::ChunkHeader& {
+    auto& header = headers_[base.value];
+    if (!header.content) {
+      header.content = std::make_unique<Block>();
+      store_.metadata_.make_header(base, header.content->as<format::ChunkHeader>());
+    }
+    return header.content->as<format::ChunkHeader>();
+  };
+  for (const auto& [block, dirty] : dirty_) {
+    if (dirty.is_new ? dirty.freed : !dirty.freed && dirty.line_mask == 0) continue;
+    header_of(Metadata::chunk_base(BlockNumber(block))).blocks[block % format::kChunkBlocks - 1] = dirty.descriptor;
+  }
+  if (linked_chunk_.second.value != 0) header_of(linked_chunk_.first).next = linked_chunk_.second.value;
+  for (auto it = headers_.begin(); it != headers_.end();) {
+    auto& header = it->second.content->as<format::ChunkHeader>();
+    header.crc = chunk_header_crc(header);
+    Block before;
+    store_.metadata_.make_header(BlockNumber(it->first), before.as<format::ChunkHeader>());
+    it->second.line_mask = changed_lines(before.bytes, it->second.content->bytes);
+    it = it->second.line_mask == 0 ? headers_.erase(it) : std::next(it);
+  }
+}
+
+// Blocks that nothing refers to yet need no journal: they only have to be there before the record that hooks them up.
+Result<> Transaction::write_new_blocks() {
+  bool any = false;
+  for (const auto& [block, dirty] : dirty_) {
+    if (!dirty.is_new || dirty.freed) continue;
+    any = true;
+    const bool home = store_.medium().store(byte_offset(BlockNumber(block)), dirty.copy->bytes).has_value();
+    const bool mirror = store_.medium().store(byte_offset(Metadata::mirror_of(BlockNumber(block))), dirty.copy->bytes).has_value();
+    if (!home && !mirror) return fail(ErrorCode::kIo, "metadata block " + std::to_string(block) + ": both copies cannot be written");
+    if (!home) store_.bad_copy({BlockNumber(block), Copy::kPrimary});
+    if (!mirror) store_.bad_copy({BlockNumber(block), Copy::kMirror});
+  }
+  if (any) TRY(store_.medium().drain());
+  return {};
+}
+
+void Transaction::write_home() {
+  const auto write_lines = [this](BlockNumber block, std::uint64_t mask, const std::byte* content) {
+    for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
+      const BlockNumber at = copy == Copy::kPrimary ? block : Metadata::mirror_of(block);
+      bool stored = true;
+      for (std::uint64_t rest = mask; rest != 0;) {
+        // A stretch of neighbouring lines in one store.
+        const auto first = static_cast<std::uint64_t>(std::countr_zero(rest));
+        const auto count = static_cast<std::uint64_t>(std::countr_one(rest >> first));
+        stored &= store_.medium()
+                      .store(byte_offset(at) + first * kLineBytes, {content + first * kLineBytes, count * kLineBytes})
+                      .has_value();
+        if (first + count == kLinesPerBlock) break;
+        rest &= ~0ull << (first + count);
+      }
+      // The journal has the change and the other copy too: not a failure of the transaction.
+      if (!stored) store_.bad_copy({block, copy});
+    }
+  };
+  for (const auto& [block, dirty] : dirty_)
+    if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0) write_lines(BlockNumber(block), dirty.line_mask, dirty.copy->bytes);
+  for (const auto& [block, header] : headers_) write_lines(BlockNumber(block), header.line_mask, header.content->bytes);
+  if (const auto drained = store_.medium().drain(); !drained) store_.log("draining the pool failed: " + describe(drained.error()));
+}
+
+void Transaction::publish() {
+  store_.mutex.assert_held();
+  Metadata& metadata = store_.metadata_;
+  store_.commit_sequence_.fetch_add(1, std::memory_order_acq_rel);
+  for (auto& [block, dirty] : dirty_)
+    if (!dirty.freed && (dirty.is_new || dirty.line_mask != 0)) metadata.publish(BlockNumber(block), dirty.copy);
+  std::vector<BlockNumber> freed_metadata;
+  for (const auto& [block, dirty] : dirty_) {
+    if (dirty.freed) {
+      if (dirty.is_new) {
+        metadata.give_back(BlockNumber(block));
+        continue;
+      }
+      metadata.forget(BlockNumber(block));
+      freed_metadata.push_back(BlockNumber(block));
+    } else if (!dirty.is_new && dirty.line_mask == 0) {
+      continue;
+    }
+    metadata.publish_descriptor(BlockNumber(block), dirty.descriptor);
+  }
+  if (linked_chunk_.second.value != 0) metadata.set_next_chunk(linked_chunk_.first, linked_chunk_.second);
+  for (const auto& [block, mask] : ledger_changes_) store_.ledger_.set(block, mask);
+  store_.commit_sequence_.fetch_add(1, std::memory_order_acq_rel);
+
+  write_home();
+  for (const auto& [block, dirty] : dirty_)
+    if (!dirty.freed && (dirty.is_new || dirty.line_mask != 0)) metadata.unpin(BlockNumber(block));
+  store_.reverse_map().keep_changes();
+  store_.transactions_.fetch_add(1, std::memory_order_relaxed);
+  if (!freed_metadata.empty() || !freed_data_.empty()) store_.retire(std::move(freed_data_), std::move(freed_metadata));
+  done_ = true;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,381 @@
+// Looking at inodes, changing their attributes, and their life from creation to reclaim.
+#include "engine/volume.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <ctime>
+
+#include "engine/check.h"
+#include "engine/paths.h"
+#include "engine/pool.h"
+#include "engine/volume_state.h"
+
+namespace daxcow {
+
+using format::BlockType;
+using format::InodeRecord;
+using format::LeafKind;
+
+Timestamp current_time() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
+}
+
+void set_time(InodeRecord& inode, TimeIndex which, Timestamp time) {
+  inode.seconds[which] = time.seconds;
+  inode.nanoseconds[which] = time.nanoseconds;
+}
+
+Timestamp time_of(const InodeRecord& inode, TimeIndex which) { return {inode.seconds[which], inode.nanoseconds[which]}; }
+
+bool is_directory(const InodeRecord& inode) { return S_ISDIR(inode.mode); }
+bool is_regular(const InodeRecord& inode) { return S_ISREG(inode.mode); }
+
+LeafKind leaf_kind_of(const InodeRecord& inode) {
+  if (inode.flags & static_cast<std::uint32_t>(format::InodeFlag::kVolume)) return LeafKind::kInodes;
+  if (S_ISDIR(inode.mode)) return LeafKind::kDirectory;
+  if (S_ISLNK(inode.mode)) return LeafKind::kSymlink;
+  return LeafKind::kData;
+}
+
+Volume::Volume(Pool&, VolumeNumber number, std::string name, bool read_only)
+    : name_(std::move(name)), number_(number), read_only_(read_only) {}
+
+Volume::~Volume() = default;
+
+Result<> Volume::State::writable() const {
+  if (read_only) return fail(ErrorCode::kReadOnly);
+  return {};
+}
+
+Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& record) {
+  Attributes attributes;
+  attributes.inode = inode;
+  attributes.generation = record.generation;
+  attributes.mode = record.mode;
+  attributes.link_count = record.link_count;
+  attributes.uid = record.uid;
+  attributes.gid = record.gid;
+  attributes.device = record.device;
+  attributes.size_bytes = record.size_bytes;
+  attributes.block_count = record.block_count;
+  attributes.access = time_of(record, kAccess);
+  attributes.modification = time_of(record, kModification);
+  attributes.change = time_of(record, kChange);
+  attributes.birth = time_of(record, kBirth);
+  if (const auto state = inodes.find(inode)) {
+    const std::lock_guard guard(state->times_mutex);
+    if (state->times.access) attributes.access = *state->times.access;
+    if (state->times.modification) attributes.modification = *state->times.modification;
+    if (state->times.change) attributes.change = *state->times.change;
+  }
+  return attributes;
+}
+
+Result<Attributes> Volume::attributes(InodeNumber inode) {
+  const State::Operation operation(*state_);
+  const InodeRecord record = TRY(state_->read_record(inode));
+  return state_->attributes_of(inode, record);
+}
+
+Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChange& change) {
+  State& state = *state_;
+  TRY(state.writable());
+  const State::Operation operation(state);
+  const auto held = state.inodes.get(inode);
+  const std::unique_lock lock(held->lock);
+  const auto apply = [&](InodeRecord& record) {
+    state.take_times(*held, record);
+    if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
+    if (change.uid) record.uid = *change.uid;
+    if (change.gid) record.gid = *change.gid;
+    if (change.kill_set_id && S_ISREG(record.mode)) {
+      record.mode &= ~static_cast<std::uint32_t>(S_ISUID);
+      if (record.mode & S_IXGRP) record.mode &= ~static_cast<std::uint32_t>(S_ISGID);
+    }
+    if (change.access) set_time(record, kAccess, *change.access);
+    if (change.modification) set_time(record, kModification, *change.modification);
+    set_time(record, kChange, current_time());
+  };
+  if (change.size_bytes) {
+    TRY(state.truncate_locked(*held, *change.size_bytes, apply));
+  } else {
+    TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+      if (TRY(state.own_inode(transaction, inode))) return Step::kAgain;
+      apply(*TRY(state.table.edit(transaction, inode)));
+      return Step::kDone;
+    }));
+  }
+  return state.attributes_of(inode, TRY(state.read_record(inode)));
+}
+
+// --- paths to what shall be changed ------------------------------------------------------------------------------------
+
+Result<bool> Volume::State::own_data(Transaction& transaction, InodeNumber inode, FileRange range, Unshare what) {
+  InodeRecord* record = TRY(table.edit(transaction, inode));
+  const LeafKind kind = inode == format::kOrphansInode ? LeafKind::kOrphans : leaf_kind_of(*record);
+  return unshare(transaction, edit_data_fork(*record, kind), range, kind == LeafKind::kData ? what : Unshare::kLeaves);
+}
+
+Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber inode) {
+  InodeRecord* record = TRY(table.edit(transaction, inode));
+  if (record->attribute_bytes == 0) return false;
+  return unshare(transaction, edit_attribute_fork(*record), {FileBlock(0), blocks_for(format::kMaximumAttributeForkBytes)},
+                 Unshare::kLeaves);
+}
+
+// --- times -------------------------------------------------------------------------------------------------------------
+
+void Volume::State::take_times(InodeState& state, InodeRecord& record) {
+  // They stay in the state too until commit_times(): the transaction may still be aborted.
+  const std::lock_guard guard(state.times_mutex);
+  if (state.times.access) set_time(record, kAccess, *state.times.access);
+  if (state.times.modification) set_time(record, kModification, *state.times.modification);
+  if (state.times.change) set_time(record, kChange, *state.times.change);
+  state.times = {};
+}
+
+Result<> Volume::State::commit_times(InodeState& state) {
+  if (read_only) return {};
+  LazyTimes times;
+  {
+    const std::lock_guard guard(state.times_mutex);
+    times = state.times;
+  }
+  if (times.empty()) return {};
+  auto done = store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+    if (TRY(own_inode(transaction, state.number))) return Step::kAgain;
+    take_times(state, *TRY(table.edit(transaction, state.number)));
+    return Step::kDone;
+  });
+  if (done || done.error().code == ErrorCode::kStale) return {};
+  const std::lock_guard guard(state.times_mutex);  // newer ones win
+  if (!state.times.access) state.times.access = times.access;
+  if (!state.times.modification) state.times.modification = times.modification;
+  if (!state.times.change) state.times.change = times.change;
+  return done;
+}
+
+Result<> Volume::State::commit_all_times() {
+  for (const auto& state : inodes.all()) TRY(commit_times(*state));
+  return {};
+}
+
+// --- orphans -----------------------------------------------------------------------------------------------------------
+
+namespace {
+constexpr std::uint64_t kOrphansPerBlock = kBlockBytes / sizeof(std::uint64_t);
+FileBlock orphan_block(std::uint64_t index) { return FileBlock(index / kOrphansPerBlock); }
+}  // namespace
+
+Result<bool> Volume::State::own_orphans(Transaction& transaction) {
+  if (TRY(own_inode(transaction, format::kOrphansInode))) return true;
+  return own_data(transaction, format::kOrphansInode, {FileBlock(0), orphan_block(orphan_end).value + 1});
+}
+
+Result<Volume::State::OrphanChange> Volume::State::add_orphan(Transaction& transaction, InodeNumber inode) {
+  const std::uint64_t index = orphan_gaps.empty() ? orphan_end : *orphan_gaps.begin();
+  InodeRecord* list = TRY(table.edit(transaction, format::kOrphansInode));
+  Block* block = TRY(edit_leaf(transaction, edit_data_fork(*list, LeafKind::kOrphans), orphan_block(index), services.graveyard));
+  block->as<std::array<std::uint64_t, kOrphansPerBlock>>()[index % kOrphansPerBlock] = inode.value;
+  list->size_bytes = std::max(list->size_bytes, byte_offset(orphan_block(index) + 1));
+  return OrphanChange{inode.value, index, true};
+}
+
+Result<Volume::State::OrphanChange> Volume::State::remove_orphan(Transaction& transaction, InodeNumber inode) {
+  const auto it = orphan_index.find(inode.value);
+  if (it == orphan_index.end()) return fail(ErrorCode::kDamaged, "an inode without a name is not in the orphan list");
+  InodeRecord* list = TRY(table.edit(transaction, format::kOrphansInode));
+  Block* block = TRY(edit_leaf(transaction, edit_data_fork(*list, LeafKind::kOrphans), orphan_block(it->second), services.graveyard));
+  block->as<std::array<std::uint64_t, kOrphansPerBlock>>()[it->second % kOrphansPerBlock] = 0;
+  return OrphanChange{inode.value, it->second, false};
+}
+
+void Volume::State::note_orphan(const OrphanChange& change) {
+  if (change.inode == 0) return;
+  if (change.add) {
+    orphan_index[change.inode] = change.index;
+    orphan_gaps.erase(change.index);
+    orphan_end = std::max(orphan_end, change.index + 1);
+  } else {
+    orphan_index.erase(change.inode);
+    orphan_gaps.insert(change.index);
+  }
+}
+
+Result<> Volume::State::load_orphans() {
+  const InodeRecord list = TRY(read_record(format::kOrphansInode));
+  const Fork fork = data_fork(list, LeafKind::kOrphans);
+  const std::uint64_t blocks = std::min<std::uint64_t>(blocks_for(list.size_bytes), fork.capacity());
+  if (blocks > (1u << 20)) return fail(ErrorCode::kDamaged, "the orphan list is too large");
+  const LockGuard guard(store.mutex);
+  orphan_end = blocks * kOrphansPerBlock;
+  for (std::uint64_t b = 0; b < blocks; ++b) {
+    const MapEntry entry = TRY(entry_at(store.metadata(), fork, FileBlock(b)));
+    BlockPtr block;
+    if (entry.present()) block = TRY(store.metadata().read(entry.block(), BlockType::kOrphans));
+    for (std::uint64_t i = 0; i < kOrphansPerBlock; ++i) {
+      const std::uint64_t inode = block ? block->as<std::array<std::uint64_t, kOrphansPerBlock>>()[i] : 0;
+      if (inode != 0)
+        orphan_index[inode] = b * kOrphansPerBlock + i;
+      else
+        orphan_gaps.insert(b * kOrphansPerBlock + i);
+    }
+  }
+  return {};
+}
+
+Result<> Volume::State::process_orphans() {
+  std::vector<InodeNumber> orphans;
+  {
+    const LockGuard guard(store.mutex);
+    for (const auto& [inode, index] : orphan_index) orphans.push_back(InodeNumber(inode));
+  }
+  for (const InodeNumber inode : orphans) TRY(reclaim(inode));
+  return {};
+}
+
+Result<> Volume::State::reclaim(InodeNumber inode) {
+  if (read_only) return {};
+  bool buried = false;
+  OrphanChange change;
+  {
+    const LockGuard guard(store.mutex);
+    if (!orphan_index.contains(inode.value)) return {};
+    TRY(store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      if (TRY(own_inode(transaction, inode)) || TRY(own_orphans(transaction))) return Step::kAgain;
+      InodeRecord* record = TRY(table.edit(transaction, inode));
+      if (record->link_count != 0) return fail(ErrorCode::kDamaged, "an inode with a name is in the orphan list");
+      buried = std::ranges::any_of(record->data, [](std::uint64_t raw) { return MapEntry{raw}.present() && MapEntry{raw}.is_node(); });
+      if ((record->flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) == 0)
+        TRY(services.graveyard.bury_fork(transaction, edit_data_fork(*record, leaf_kind_of(*record))));
+      TRY(services.graveyard.bury_fork(transaction, edit_attribute_fork(*record)));
+      change = TRY(remove_orphan(transaction, inode));
+      TRY(table.free(transaction, inode));
+      return Step::kDone;
+    }));
+    note_orphan(change);
+  }
+  inodes.drop(inode);
+  if (buried && services.wake_background) services.wake_background();
+  return {};
+}
+
+// --- parents -----------------------------------------------------------------------------------------------------------
+
+Result<> Volume::State::add_parent(Transaction& transaction, InodeRecord& record, InodeNumber directory, DirectoryPosition position) {
+  if (record.parent == 0) {
+    record.parent = directory.value;
+    record.parent_cookie = position;
+    return {};
+  }
+  AttributeList list = TRY(AttributeList::read(transaction, record));
+  list.set(format::AttributeSpace::kParent, AttributeList::parent_name(directory.value, position), {});
+  return list.write(transaction, record, services.graveyard);
+}
+
+Result<> Volume::State::remove_parent(Transaction& transaction, InodeRecord& record, InodeNumber directory, DirectoryPosition position) {
+  if (record.parent == directory.value && record.parent_cookie == position) {
+    record.parent = record.parent_cookie = 0;
+    if (is_directory(record) || record.attribute_bytes == 0) return {};
+    AttributeList list = TRY(AttributeList::read(transaction, record));
+    for (const auto& item : list.items()) {
+      if (item.space != format::AttributeSpace::kParent || item.name.size() != 16) continue;
+      std::tie(record.parent, record.parent_cookie) = AttributeList::parse_parent(item.name);
+      list.remove(format::AttributeSpace::kParent, std::string(item.name));
+      return list.write(transaction, record, services.graveyard);
+    }
+    return {};
+  }
+  AttributeList list = TRY(AttributeList::read(transaction, record));
+  if (!list.remove(format::AttributeSpace::kParent, AttributeList::parent_name(directory.value, position))) return {};
+  return list.write(transaction, record, services.graveyard);
+}
+
+// --- the kernel's references -------------------------------------------------------------------------------------------
+
+void Volume::remember(InodeNumber inode, std::uint64_t count) { state_->inodes.remember(inode, count); }
+
+bool Volume::is_remembered(InodeNumber inode) const { return state_->inodes.is_remembered(inode); }
+
+void Volume::forget(InodeNumber inode, std::uint64_t count) {
+  State& state = *state_;
+  if (!state.inodes.forget(inode, count) || state.read_only) return;
+  const State::Operation operation(state);
+  const auto held = state.inodes.find(inode);
+  bool orphan;
+  {
+    const LockGuard guard(state.store.mutex);
+    orphan = state.orphan_index.contains(inode.value);
+  }
+  if (orphan) {
+    if (auto done = state.reclaim(inode); !done) state.store.log("reclaiming an inode: " + describe(done.error()));
+  } else if (held) {
+    if (auto done = state.commit_times(*held); !done) state.store.log("committing times: " + describe(done.error()));
+  }
+}
+
+void Volume::forget_all() {
+  state_->inodes.forget_all();
+  if (state_->read_only) return;
+  const State::Operation operation(*state_);
+  (void)state_->process_orphans();
+  (void)state_->commit_all_times();
+}
+
+Result<> Volume::sync(InodeNumber inode) {
+  const State::Operation operation(*state_);
+  if (const auto held = state_->inodes.find(inode)) TRY(state_->commit_times(*held));
+  return state_->store.medium().info().read_only ? Result<>{} : state_->store.medium().drain();
+}
+
+Result<> Volume::sync_all() {
+  const State::Operation operation(*state_);
+  TRY(state_->commit_all_times());
+  return state_->store.medium().info().read_only ? Result<>{} : state_->store.medium().drain();
+}
+
+// --- the volume as a whole ---------------------------------------------------------------------------------------------
+
+Result<VolumeStatistics> Volume::statistics() {
+  State& state = *state_;
+  VolumeStatistics statistics;
+  const LockGuard guard(state.store.mutex);
+  state.store.reclaim();
+  const std::uint64_t metadata_free = state.store.metadata().free_count();
+  const std::uint64_t usable = metadata_free > Store::kReserveBlocks ? metadata_free - Store::kReserveBlocks : 0;
+  statistics.blocks = state.store.superblock().pool_bytes / kBlockBytes;
+  statistics.free_blocks = state.store.space().free_blocks() + state.store.retired_blocks();
+  statistics.available_blocks = statistics.free_blocks;
+  // Inodes are made on demand: half of the free space as chunks with their mirrors would hold this many.
+  statistics.free_inodes = (usable + statistics.free_blocks / 4) * format::kInodesPerBlock;
+  statistics.inodes = statistics.free_inodes + state.store.metadata().block_count() * format::kInodesPerBlock;
+  statistics.name_bytes = format::kMaximumNameBytes;
+  return statistics;
+}
+
+Result<std::vector<std::string>> Volume::paths_of(InodeNumber inode, std::size_t limit) {
+  const State::Operation operation(*state_);
+  return state_->store.read_consistent([&](BlockReader& reader) { return daxcow::paths_of(reader, number_, inode, limit); });
+}
+
+Result<std::string> Volume::path_of(InodeNumber inode) {
+  auto paths = TRY(paths_of(inode, 1));
+  if (paths.empty()) return "inode " + std::to_string(inode.value);
+  return std::move(paths.front());
+}
+
+Result<Attributes> Volume::find(std::string_view path) {
+  Attributes at = TRY(attributes(format::kRootInode));
+  while (!path.empty()) {
+    const std::size_t slash = path.find('/');
+    const std::string_view name = path.substr(0, slash);
+    path = slash == std::string_view::npos ? std::string_view{} : path.substr(slash + 1);
+    if (!name.empty()) at = TRY(lookup(at.inode, name));
+  }
+  return at;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,209 @@
+// One volume as POSIX sees it: the façade that the daemon calls. Every function is thread-safe, takes the volume's gate and
+// the inode locks that it needs, and returns when its change is committed (see docs/ARCHITECTURE.md for the lock order).
+//
+// Permission checks are the caller's (the kernel does them with default_permissions); what depends on the change itself
+// (clearing set-id bits, setgid inheritance of directories) is done here.
+//
+// Errors common to all: kDamaged (metadata lost in every copy), kPoisoned (data lost), kNoSpace, kReadOnly, kStale (the
+// inode number is not in use).
+#pragma once
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/result.h"
+#include "engine/types.h"
+
+namespace daxcow {
+
+class Pool;
+class Store;
+
+struct Attributes {
+  InodeNumber inode;
+  std::uint64_t generation = 0;
+  std::uint32_t mode = 0;  // S_IFMT and permissions
+  std::uint32_t link_count = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::uint32_t device = 0;  // as in st_rdev (kernel's 32-bit encoding, passed through)
+  std::uint64_t size_bytes = 0;
+  std::uint64_t block_count = 0;  // 4 KiB blocks mapped, shared ones included
+  Timestamp access, modification, change, birth;
+};
+
+// What set_attributes() shall change; what is not set stays.
+struct AttributeChange {
+  std::optional<std::uint32_t> mode;  // permission bits only
+  std::optional<std::uint32_t> uid;
+  std::optional<std::uint32_t> gid;
+  std::optional<std::uint64_t> size_bytes;
+  std::optional<Timestamp> access;
+  std::optional<Timestamp> modification;
+  bool kill_set_id = false;  // clear S_ISUID, and S_ISGID where group-executable (truncate and chown by the unprivileged)
+};
+
+struct NewInode {
+  std::uint32_t mode = 0;  // S_IFMT and permissions, umask applied already
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;  // replaced by the directory's when that is set-gid
+  std::uint32_t device = 0;
+  std::string_view symlink_target;  // S_IFLNK only
+};
+
+enum class RenameMode { kReplace, kNoReplace, kExchange };
+
+enum class AllocateMode {
+  kAllocate,      // unwritten blocks for holes; the file grows
+  kAllocateKeep,  // FALLOC_FL_KEEP_SIZE
+  kPunch,         // FALLOC_FL_PUNCH_HOLE (size kept)
+  kZero,          // FALLOC_FL_ZERO_RANGE; the file grows
+  kZeroKeep,      // with KEEP_SIZE
+};
+
+struct DirectoryItem {
+  std::string_view name;  // valid during the call only
+  InodeNumber inode;
+  std::uint32_t type;     // mode & S_IFMT
+  std::uint64_t cookie;   // of this entry; pass it to go on after it. Never 0; stable while the entry exists
+};
+
+enum class ExtentState { kHole, kUnwritten, kWritten };
+struct FileExtent {
+  FileBlock start;
+  std::uint64_t count = 0;
+  ExtentState state = ExtentState::kHole;
+  BlockNumber block;     // not for holes
+  unsigned owners = 0;   // references to its first block's data (1: exclusive), as far as asked for
+  bool bad = false;      // its first block is in the poison ledger
+};
+
+struct VolumeStatistics {
+  std::uint64_t block_bytes = kBlockBytes;
+  std::uint64_t blocks = 0;
+  std::uint64_t free_blocks = 0;
+  std::uint64_t available_blocks = 0;
+  std::uint64_t inodes = 0;       // in use and possible (an estimate)
+  std::uint64_t free_inodes = 0;  // an estimate: what the free space would hold
+  std::uint64_t name_bytes = 255;
+};
+
+// A read in progress: pieces of the pool's mapping (hand them to system calls only) and of a zero area. Holds the inode
+// shared until destroyed, so send the reply first. Movable.
+class ReadLease {
+ public:
+  ReadLease();
+  ReadLease(ReadLease&&) noexcept;
+  ReadLease& operator=(ReadLease&&) noexcept;
+  ~ReadLease();
+  std::span<const iovec> pieces() const { return pieces_; }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  friend class Volume;
+  struct Held;
+  std::unique_ptr<Held> held_;
+  std::vector<iovec> pieces_;
+  std::uint64_t bytes_ = 0;
+};
+
+class Volume : public std::enable_shared_from_this<Volume> {
+ public:
+  ~Volume();
+  const std::string& name() const { return name_; }
+  VolumeNumber number() const { return number_; }
+  bool read_only() const { return read_only_; }
+
+  // --- names -----------------------------------------------------------------------------------------------------------
+  Result<Attributes> lookup(InodeNumber directory, std::string_view name);  // "." and ".." included; kNotFound
+  // mkdir, mknod, creat, symlink. kExists, kNameTooLong, kTooManyLinks.
+  Result<Attributes> create(InodeNumber directory, std::string_view name, const NewInode& inode);
+  Result<Attributes> link(InodeNumber inode, InodeNumber directory, std::string_view name);
+  Result<> unlink(InodeNumber directory, std::string_view name);  // kIsDirectory
+  Result<> remove_directory(InodeNumber directory, std::string_view name);  // kNotEmpty, kNotDirectory
+  Result<> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
+                  RenameMode mode);
+  Result<std::string> read_link(InodeNumber inode);
+  // Calls visit for each entry after `cookie` (0: from the start, "." and ".." first) until it returns false.
+  Result<> read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit);
+
+  // --- attributes ------------------------------------------------------------------------------------------------------
+  Result<Attributes> attributes(InodeNumber inode);
+  Result<Attributes> set_attributes(InodeNumber inode, const AttributeChange& change);
+  // Extended attributes by full name ("user.x"); kUnsupported for an unknown prefix, kNoAttribute, kTooBig, kNoSpace.
+  Result<std::string> get_attribute(InodeNumber inode, std::string_view name);
+  enum class SetAttributeMode { kAny, kCreate, kReplace };
+  Result<> set_attribute(InodeNumber inode, std::string_view name, std::span<const std::byte> value, SetAttributeMode mode);
+  Result<> remove_attribute(InodeNumber inode, std::string_view name);
+  Result<std::vector<std::string>> list_attributes(InodeNumber inode);
+
+  // --- data ------------------------------------------------------------------------------------------------------------
+  // At most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost. When
+  // `update_access_time`, the access time follows relatime's rule, lazily.
+  Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
+  // Copying variant for callers in the process. Returns the bytes read; kPoisoned also for poison found only now.
+  Result<std::uint64_t> read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
+  struct WriteOptions {
+    bool append = false;       // at the end of the file, whatever `offset` says
+    bool kill_set_id = false;  // clear set-id bits (an unprivileged writer)
+  };
+  // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
+  Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
+  Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from) { return write(inode, offset, from, WriteOptions{}); }
+  Result<> allocate(InodeNumber inode, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
+  // Makes [to_offset, +length) of `to` equal to that range of `from`, sharing whole blocks where the offsets agree modulo
+  // 4 KiB and copying the rest; stops at the end of `from`. Returns the bytes done, which may be fewer than asked for
+  // (go on). Both inodes may be the same if the ranges do not overlap. A clone of a whole file into an empty one costs
+  // the same whatever its number of extents.
+  Result<std::uint64_t> clone_range(InodeNumber from, std::uint64_t from_offset, InodeNumber to, std::uint64_t to_offset,
+                                    std::uint64_t length);
+  // As clone_range, to another volume of the pool.
+  Result<std::uint64_t> clone_range_to(InodeNumber from, std::uint64_t from_offset, Volume& to_volume, InodeNumber to,
+                                       std::uint64_t to_offset, std::uint64_t length);
+  Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
+  // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split
+  // where the number changes.
+  Result<> for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit);
+  // Makes everything about the inode durable, lazy times included.
+  Result<> sync(InodeNumber inode);
+  Result<> sync_all();
+
+  // --- the kernel's references -------------------------------------------------------------------------------------------
+  // lookup(), create() and link() of a FUSE session count one each; forget() takes them back. An inode without a name lives
+  // until its count is zero.
+  void remember(InodeNumber inode, std::uint64_t count = 1);
+  void forget(InodeNumber inode, std::uint64_t count);
+  bool is_remembered(InodeNumber inode) const;
+  // All counts of this volume at once, at the end of a session.
+  void forget_all();
+
+  Result<VolumeStatistics> statistics();
+  // A path for people: "/dir/name", or the inode number when it has none.
+  Result<std::string> path_of(InodeNumber inode);
+  // All its paths (hard links), at most `limit`.
+  Result<std::vector<std::string>> paths_of(InodeNumber inode, std::size_t limit);
+  // The inode at a path from the volume's root; does not follow symlinks.
+  Result<Attributes> find(std::string_view path);
+
+  struct State;  // internal to engine/
+  State& state() { return *state_; }
+
+ private:
+  friend class Pool;
+  Volume(Pool& pool, VolumeNumber number, std::string name, bool read_only);
+  std::string name_;
+  VolumeNumber number_;
+  bool read_only_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace daxcow

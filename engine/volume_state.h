@@ -1,0 +1,136 @@
+// The inside of a Volume: what its parts (names, data, attributes, life of inodes) share.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/attribute_list.h"
+#include "engine/directory.h"
+#include "engine/gate.h"
+#include "engine/graveyard.h"
+#include "engine/inode_state.h"
+#include "engine/inode_table.h"
+#include "engine/store.h"
+#include "engine/volume.h"
+
+namespace daxcow {
+
+Timestamp current_time();
+
+enum TimeIndex { kAccess = 0, kModification = 1, kChange = 2, kBirth = 3 };
+void set_time(format::InodeRecord& inode, TimeIndex which, Timestamp time);
+Timestamp time_of(const format::InodeRecord& inode, TimeIndex which);
+
+format::LeafKind leaf_kind_of(const format::InodeRecord& inode);
+bool is_directory(const format::InodeRecord& inode);
+bool is_regular(const format::InodeRecord& inode);
+
+// What the pool offers to its volumes.
+struct PoolServices {
+  Store& store;
+  PoolGraveyard& graveyard;
+  std::function<void()> wake_background;  // there is something in the graveyard
+  std::function<void(VolumeNumber, InodeNumber, std::uint64_t offset, std::uint64_t length, BlockNumber)> healed;
+  std::uint64_t directory_bytes;  // DRAM for the indexes of all directories
+  std::atomic<std::uint64_t> index_bytes{0};
+};
+
+struct Volume::State {
+  State(PoolServices& pool_services, VolumeNumber volume, bool is_read_only)
+      : services(pool_services), store(pool_services.store), number(volume), read_only(is_read_only), table(store, volume) {}
+
+  PoolServices& services;
+  Store& store;
+  const VolumeNumber number;
+  const bool read_only;
+  Gate gate;
+  InodeTable table;  // changes and its memory: the transaction mutex
+  InodeStates inodes;
+  // Memos of exclusive blocks made before this value are void (snapshots).
+  std::atomic<std::uint64_t> sharing_generation{1};
+
+  // --- orphans: guarded by the transaction mutex ---------------------------------------------------------------------------
+  std::unordered_map<std::uint64_t, std::uint64_t> orphan_index;  // inode -> index in the list
+  std::set<std::uint64_t> orphan_gaps;
+  std::uint64_t orphan_end = 0;
+
+  // --- an operation: gate and epoch, from first look-up to reply ----------------------------------------------------------
+  class Operation {
+   public:
+    explicit Operation(State& state) : state_(&state), scope_((state.gate.lock_shared(), state.store.operations().begin())) {}
+    Operation(Operation&& other) noexcept : state_(std::exchange(other.state_, nullptr)), scope_(std::move(other.scope_)) {}
+    Operation& operator=(Operation&&) = delete;
+    ~Operation() {
+      if (state_) state_->gate.unlock_shared();
+    }
+
+   private:
+    State* state_;
+    Operations::Scope scope_;
+  };
+
+  // --- looking ---------------------------------------------------------------------------------------------------------------
+  // The record as last committed.
+  Result<format::InodeRecord> read_record(InodeNumber inode) {
+    return store.read_consistent([&](BlockReader& reader) { return table.read(reader, inode); });
+  }
+  Attributes attributes_of(InodeNumber inode, const format::InodeRecord& record);
+  Result<> writable() const;
+
+  // --- inside a transaction -----------------------------------------------------------------------------------------------
+  // Each makes one shared block on a path exclusive and returns true (commit, call again), or false when all is exclusive.
+  Result<bool> own_inode(Transaction& transaction, InodeNumber inode) { return table.unshare_path(transaction, inode); }
+  // The inode first. Metadata leaves of the range are made exclusive too.
+  Result<bool> own_data(Transaction& transaction, InodeNumber inode, FileRange range, Unshare what = Unshare::kNodes);
+  Result<bool> own_attributes(Transaction& transaction, InodeNumber inode);
+  Result<bool> own_directory_block(Transaction& transaction, InodeNumber inode, DirectoryPosition position) {
+    return own_data(transaction, inode, {block_of(position), 1});
+  }
+  // Lazy times of the inode go into the record that is being changed anyway.
+  void take_times(InodeState& state, format::InodeRecord& record);
+  // The parent links of an inode.
+  Result<> add_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
+  Result<> remove_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
+  // The orphan list.
+  Result<bool> own_orphans(Transaction& transaction);
+  struct OrphanChange {
+    std::uint64_t inode = 0, index = 0;
+    bool add = false;
+  };
+  Result<OrphanChange> add_orphan(Transaction& transaction, InodeNumber inode);
+  Result<OrphanChange> remove_orphan(Transaction& transaction, InodeNumber inode);
+  void note_orphan(const OrphanChange& change);  // after the commit, still under the mutex
+  Result<> load_orphans();
+  Result<> process_orphans();
+  // Frees an inode without a name whose last reference by the kernel is gone.
+  Result<> reclaim(InodeNumber inode);
+
+  // --- directories ---------------------------------------------------------------------------------------------------------
+  // The index of a directory; the caller holds its lock (shared is enough).
+  Result<std::shared_ptr<DirectoryIndex>> index_of(InodeState& state);
+  // Accounts for the memory of the index; over the bound others are let go.
+  void charge_index(InodeState& state);
+
+  // --- times -------------------------------------------------------------------------------------------------------------------
+  Result<> commit_times(InodeState& state);
+  Result<> commit_all_times();
+
+  // --- data, with the inode's lock held exclusively -----------------------------------------------------------------------
+  Result<> write_locked(InodeState& state, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
+  Result<> truncate_locked(InodeState& state, std::uint64_t size_bytes, const std::function<void(format::InodeRecord&)>& also);
+  Result<> allocate_locked(InodeState& state, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
+  Result<std::uint64_t> read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
+};
+
+// Clone from one volume's inode to another's (or the same); gates and locks are taken here.
+Result<std::uint64_t> clone_between(Volume::State& from_volume, InodeNumber from, std::uint64_t from_offset, Volume::State& to_volume,
+                                    InodeNumber to, std::uint64_t to_offset, std::uint64_t length);
+
+}  // namespace daxcow

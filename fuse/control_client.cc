@@ -1,0 +1,115 @@
+#include "fuse/control_client.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "engine/file_descriptor.h"
+#include "fuse/control_protocol.h"
+#include "fuse/mount_table.h"
+
+namespace daxcow {
+
+namespace {
+
+constexpr std::size_t kReplyMaximum = 1ull << 30;
+
+Result<MountedFile> find_on_mount(const struct stat& status, const std::string& path) {
+  const auto mount = TRY(find_mount(status.st_dev));
+  if (!mount) return fail(ErrorCode::kUnsupported, path + " is not on a daxcow mount");
+  const auto reply = TRY(call_daemon(mount->source, {{"op", "mounts"}}));
+  if (!reply) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}, the pool of {}", mount->source, path));
+  for (const auto& entry : (*reply)["mounts"]) {
+    if (entry["major"] != major(status.st_dev) || entry["minor"] != minor(status.st_dev)) continue;
+    return MountedFile{mount->source, entry["volume"], InodeNumber(status.st_ino), S_ISREG(status.st_mode)};
+  }
+  return fail(ErrorCode::kNotFound, fmt::format("the daemon of {} does not know the mount of {}", mount->source, path));
+}
+
+}  // namespace
+
+Result<std::string> control_socket_path(const std::string& pool_path) {
+  struct stat status;
+  if (::stat(pool_path.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, pool_path));
+  if (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode))
+    return fmt::format("{}/device-{}-{}.sock", kControlDirectory, major(status.st_rdev), minor(status.st_rdev));
+  return fmt::format("{}/file-{:x}-{:x}.sock", kControlDirectory, status.st_dev, status.st_ino);
+}
+
+ControlClient::ControlClient(std::unique_ptr<LineChannel> channel) : channel_(std::move(channel)) {}
+ControlClient::ControlClient(ControlClient&&) noexcept = default;
+ControlClient& ControlClient::operator=(ControlClient&&) noexcept = default;
+ControlClient::~ControlClient() = default;
+
+Result<ControlClient> ControlClient::connect(const std::string& pool_path) {
+  const std::string path = TRY(control_socket_path(pool_path));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  FileDescriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket) return std::unexpected(Error::from_errno(errno, "socket"));
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno == ENOENT || errno == ECONNREFUSED)
+      return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}", pool_path));
+    return std::unexpected(Error::from_errno(errno, fmt::format("cannot reach the daemon of {} ({})", pool_path, path)));
+  }
+  return ControlClient(std::make_unique<LineChannel>(std::move(socket), kReplyMaximum));
+}
+
+Result<nlohmann::json> ControlClient::call(const nlohmann::json& request, const CommandProgress& progress, int descriptor) {
+  daemon_gone_ = true;  // unless it answers
+  TRY(channel_->send(request.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), descriptor));
+  for (;;) {
+    const auto line = TRY(channel_->receive());
+    if (!line) return fail(ErrorCode::kIo, "the daemon has ended");
+    auto reply = nlohmann::json::parse(*line, nullptr, false);
+    if (reply.is_discarded()) return fail(ErrorCode::kIo, "the daemon's reply cannot be understood");
+    if (reply.is_object() && reply.contains("ending")) return fail(ErrorCode::kBusy, "the daemon is ending");
+    if (reply.is_object() && reply.contains("progress")) {
+      const auto& step = reply["progress"];
+      if (progress) progress(step.value("done", std::uint64_t{0}), step.value("total", std::uint64_t{0}));
+      continue;
+    }
+    daemon_gone_ = false;
+    return checked_reply(std::move(reply));
+  }
+}
+
+Result<std::optional<nlohmann::json>> call_daemon(const std::string& pool_path, const nlohmann::json& request,
+                                                  const CommandProgress& progress) {
+  if (::access(pool_path.c_str(), F_OK) != 0) return std::unexpected(Error::from_errno(errno, pool_path));
+  for (;;) {
+    auto client = ControlClient::connect(pool_path);
+    if (!client) {
+      if (client.error().code == ErrorCode::kNotFound) return std::optional<nlohmann::json>();
+      return std::unexpected(client.error());
+    }
+    auto reply = client->call(request, progress);
+    if (reply) return std::optional(*std::move(reply));
+    if (!client->daemon_gone()) return std::unexpected(std::move(reply).error());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+Result<MountedFile> find_mounted_file(const std::string& path) {
+  struct stat status;
+  if (::stat(path.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, path));
+  return find_on_mount(status, path);
+}
+
+Result<MountedFile> find_mounted_file(int descriptor) {
+  struct stat status;
+  if (::fstat(descriptor, &status) != 0) return std::unexpected(Error::from_errno(errno, "fstat"));
+  return find_on_mount(status, "this file");
+}
+
+}  // namespace daxcow

@@ -1,0 +1,216 @@
+#include "fuse/control_commands.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "fuse/control_json.h"
+
+namespace daxcow {
+
+namespace {
+
+using nlohmann::json;
+
+// What a command works with.
+struct Command {
+  Pool& pool;
+  const json& request;
+  MountedVolumes* mounted;
+  const CommandProgress& progress;
+
+  std::string text(const char* field) const { return request.at(field).get<std::string>(); }
+  std::uint64_t number(const char* field, std::uint64_t otherwise) const { return request.value(field, otherwise); }
+};
+
+// A file that a request names, and its volume, which stays usable as long as this.
+struct OpenFile {
+  std::shared_ptr<Volume> volume;
+  Attributes attributes;
+};
+
+Result<std::shared_ptr<Volume>> find_volume(const Command& command, const std::string& name, bool read_only) {
+  if (command.mounted != nullptr)
+    if (auto volume = command.mounted->find(name)) return volume;
+  return command.pool.mount(name, read_only);
+}
+
+Result<OpenFile> open_file(const Command& command, const json& file, bool read_only) {
+  OpenFile opened;
+  opened.volume = TRY(find_volume(command, file.at("volume").get<std::string>(), read_only));
+  if (file.contains("inode"))
+    opened.attributes = TRY(opened.volume->attributes(InodeNumber(file.at("inode").get<std::uint64_t>())));
+  else
+    opened.attributes = TRY(opened.volume->find(file.at("path").get<std::string>()));
+  return opened;
+}
+
+Result<json> volume_list(const Command& command) {
+  json list = json::array();
+  for (const auto& volume : TRY(command.pool.volumes())) list.push_back(to_json(volume));
+  return json{{"volumes", std::move(list)}};
+}
+
+Result<json> volume_create(const Command& command) {
+  return json{{"number", TRY(command.pool.create_volume(command.text("name"))).value}};
+}
+
+Result<json> volume_delete(const Command& command) {
+  TRY(command.pool.delete_volume(command.text("name")));
+  return json::object();
+}
+
+Result<json> volume_rollback(const Command& command) {
+  TRY(command.pool.rollback(command.text("volume"), command.text("snapshot")));
+  return json::object();
+}
+
+Result<json> snapshot(const Command& command) {
+  const bool read_only = command.request.value("read_only", true);
+  return json{{"number", TRY(command.pool.snapshot(command.text("volume"), command.text("name"), read_only)).value}};
+}
+
+Result<json> owners(const Command& command) {
+  const auto offset = command.request.at("offset_bytes").get<std::uint64_t>();
+  const auto size = TRY(command.pool.statistics()).size_bytes;
+  if (offset >= size)
+    return fail(ErrorCode::kInvalid, fmt::format("offset {} is beyond the end of the pool ({} bytes)", offset, size));
+  return to_json(TRY(command.pool.report(BlockNumber(offset / kBlockBytes), command.number("limit", 10'000))));
+}
+
+Result<json> poison_list(const Command& command) {
+  json blocks = json::array();
+  for (const auto& report : TRY(command.pool.poison_list(command.number("limit", 1000)))) blocks.push_back(to_json(report));
+  return json{{"blocks", std::move(blocks)}};
+}
+
+Result<json> stat(const Command& command) { return to_json(TRY(command.pool.statistics())); }
+
+Result<json> events(const Command& command) {
+  const auto wait = std::min<std::uint64_t>(command.number("wait_milliseconds", 0), 1000);
+  auto& log = command.pool.events();
+  json list = json::array();
+  for (const auto& event : log.after(command.number("after", 0), command.number("limit", 1000), static_cast<unsigned>(wait)))
+    list.push_back(to_json(event));
+  return json{{"events", std::move(list)}, {"last", log.last_sequence()}};
+}
+
+Result<json> map(const Command& command) {
+  const auto file = TRY(open_file(command, command.request, true));
+  const auto& attributes = file.attributes;
+  const auto limit = std::max<std::uint64_t>(command.number("limit", 10'000), 1);
+  const FileBlock from(command.number("from_bytes", 0) / kBlockBytes);
+  json extents = json::array();
+  json next = nullptr;
+  TRY(file.volume->for_each_extent(attributes.inode, from, command.request.value("owners", true), [&](const FileExtent& extent) {
+    if (extents.size() == limit) {
+      next = byte_offset(extent.start);
+      return false;
+    }
+    extents.push_back(to_json(extent));
+    return true;
+  }));
+  auto path = file.volume->path_of(attributes.inode);
+  return json{{"inode", attributes.inode.value},
+              {"path", path ? *path : std::string()},
+              {"size_bytes", attributes.size_bytes},
+              {"block_count", attributes.block_count},
+              {"generation", attributes.generation},
+              {"extents", std::move(extents)},
+              {"next_bytes", std::move(next)}};
+}
+
+Result<json> clone(const Command& command) {
+  const auto& to_request = command.request.at("to");
+  const auto& from_request = command.request.at("from");
+  const auto to = TRY(open_file(command, to_request, false));
+  // One volume can be held once only, unless it is mounted.
+  OpenFile from;
+  if (from_request.at("volume") == to_request.at("volume")) {
+    from.volume = to.volume;
+    from.attributes = from_request.contains("inode")
+                          ? TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())))
+                          : TRY(to.volume->find(from_request.at("path").get<std::string>()));
+  } else {
+    from = TRY(open_file(command, from_request, true));
+  }
+  if (!S_ISREG(from.attributes.mode) || !S_ISREG(to.attributes.mode))
+    return fail(ErrorCode::kInvalid, "both ends of a clone must be regular files");
+
+  const auto from_start = command.number("from_bytes", 0);
+  const auto to_start = command.number("to_bytes", 0);
+  const auto available = from.attributes.size_bytes - std::min(from.attributes.size_bytes, from_start);
+  const auto length = std::min(command.number("length_bytes", available), available);
+  const auto report_change = [&](std::uint64_t done) {
+    if (command.mounted != nullptr) command.mounted->changed(*to.volume, to.attributes.inode, to_start, done);
+  };
+  std::uint64_t done = 0;
+  while (done < length) {
+    auto step = from.volume == to.volume
+                    ? from.volume->clone_range(from.attributes.inode, from_start + done, to.attributes.inode,
+                                               to_start + done, length - done)
+                    : from.volume->clone_range_to(from.attributes.inode, from_start + done, *to.volume, to.attributes.inode,
+                                                  to_start + done, length - done);
+    if (!step) {
+      report_change(done);
+      return std::unexpected(std::move(step).error());
+    }
+    if (*step == 0) break;
+    done += *step;
+    if (command.progress) command.progress(done, length);
+  }
+  if (command.request.value("truncate", false)) {
+    AttributeChange change;
+    change.size_bytes = to_start + done;
+    auto truncated = to.volume->set_attributes(to.attributes.inode, change);
+    report_change(std::numeric_limits<std::int64_t>::max() - to_start);
+    if (!truncated) return std::unexpected(std::move(truncated).error());
+  } else {
+    report_change(done);
+  }
+  return json{{"bytes_done", done}};
+}
+
+Result<json> scrub(const Command& command) { return json{{"found", TRY(command.pool.scrub(command.progress))}}; }
+
+Result<json> settle(const Command& command) {
+  command.pool.settle();
+  return json::object();
+}
+
+struct Operation {
+  const char* name;
+  Result<json> (*run)(const Command&);
+};
+constexpr Operation kOperations[] = {
+    {"volume-list", volume_list},         {"volume-create", volume_create}, {"volume-delete", volume_delete},
+    {"volume-rollback", volume_rollback}, {"snapshot", snapshot},           {"owners", owners},
+    {"poison-list", poison_list},         {"stat", stat},                   {"events", events},
+    {"map", map},                         {"clone", clone},                 {"scrub", scrub},
+    {"settle", settle},
+};
+
+Result<json> run(const Command& command) {
+  const auto name = command.text("op");
+  const auto found = std::ranges::find_if(kOperations, [&](const Operation& o) { return name == o.name; });
+  if (found == std::end(kOperations)) return fail(ErrorCode::kInvalid, fmt::format("unknown request \"{}\"", name));
+  return found->run(command);
+}
+
+}  // namespace
+
+nlohmann::json execute(Pool& pool, const nlohmann::json& request, MountedVolumes* mounted, const CommandProgress& progress) {
+  try {
+    auto reply = run(Command{pool, request, mounted, progress});
+    return reply ? *std::move(reply) : error_reply(reply.error());
+  } catch (const nlohmann::json::exception& problem) {
+    return error_reply(Error{ErrorCode::kInvalid, fmt::format("malformed request: {}", problem.what())});
+  } catch (const std::bad_alloc&) {
+    return error_reply(Error{ErrorCode::kIo, "out of memory"});
+  }
+}
+
+}  // namespace daxcow

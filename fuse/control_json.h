@@ -1,0 +1,19 @@
+// The engine's answers as JSON, with the fields that fuse/control_commands.h lists.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "engine/pool.h"
+
+namespace daxcow {
+
+nlohmann::json to_json(const Timestamp& time);
+nlohmann::json to_json(const VolumeInfo& volume);
+nlohmann::json to_json(const Owner& owner);
+nlohmann::json to_json(const BlockReport& report);
+nlohmann::json to_json(const MediumInfo& medium);
+nlohmann::json to_json(const PoolStatistics& statistics);
+nlohmann::json to_json(const Event& event);
+nlohmann::json to_json(const FileExtent& extent);
+
+}  // namespace daxcow

@@ -1,0 +1,321 @@
+#include "fuse/daemon.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "engine/medium_pmem2.h"
+#include "fuse/control_client.h"
+#include "fuse/mount_table.h"
+
+namespace daxcow {
+
+namespace {
+
+using namespace std::chrono_literals;
+using nlohmann::json;
+
+constexpr auto kFirstConnectionTime = 30s;  // a daemon that nobody talks to ends
+constexpr auto kUnmountTime = 20s;          // how long a mount waits for the last one of its volume to end
+constexpr auto kLazyUnmountTime = 3s;       // how long a stop waits for those who use the mounts
+
+MountBehaviour to_behaviour(const json& request) {
+  MountBehaviour b;
+  b.attribute_timeout_seconds = request.value("attr_timeout", b.attribute_timeout_seconds);
+  b.entry_timeout_seconds = request.value("entry_timeout", b.entry_timeout_seconds);
+  b.keep_cache = request.value("keep_cache", b.keep_cache);
+  b.writeback_cache = request.value("writeback_cache", b.writeback_cache);
+  b.access_time = request.value("access_time", b.access_time);
+  b.access_lists = request.value("access_lists", b.access_lists);
+  b.maximum_write_bytes = request.value("max_write", b.maximum_write_bytes);
+  return b;
+}
+
+void detach_mount(dev_t st_dev) {
+  const auto mount = find_mount(st_dev);
+  if (!mount || !*mount) return;  // in another mount namespace
+  const auto uppermost = find_mount((*mount)->mount_point);
+  if (uppermost && *uppermost && (*uppermost)->device == st_dev) ::umount2((*mount)->mount_point.c_str(), MNT_DETACH);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
+  std::unique_ptr<Daemon> daemon(new Daemon(options));
+  daemon->wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!daemon->wake_) return std::unexpected(Error::from_errno(errno, "eventfd"));
+  auto medium = TRY(open_pmem2_medium(options.pool_path, {.read_only = false, .relaxed = options.relaxed, .lock = true}));
+  PoolOptions pool_options;
+  pool_options.cache_bytes = options.cache_bytes;
+  pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
+  daemon->pool_ = TRY(Pool::open(std::move(medium), std::move(pool_options)));
+  const std::string socket = TRY(control_socket_path(options.pool_path));
+  Daemon& self = *daemon;
+  daemon->notifier_ = std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
+  daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
+  return daemon;
+}
+
+Daemon::~Daemon() {
+  server_.reset();  // first: the next daemon makes its own socket as soon as it has the pool
+  notifier_.reset();
+  sessions_.clear();
+  pool_.reset();
+}
+
+// --- requests ------------------------------------------------------------------------------------------------------------
+
+// One connection, and the session that it has prepared but not yet started.
+class Daemon::Conversation {
+ public:
+  Conversation(Daemon& daemon, LineChannel& channel) : daemon_(daemon), channel_(channel) {}
+  ~Conversation() {
+    if (prepared_) daemon_.give_up(prepared_);
+  }
+  json answer(const std::string& line, FileDescriptor descriptor) {
+    const auto request = json::parse(line, nullptr, false);
+    if (!request.is_object()) return error_reply({ErrorCode::kInvalid, "a request must be a JSON object"});
+    try {
+      const auto operation = request.value("op", "");
+      if (operation == "mount") return prepare(request, std::move(descriptor));
+      if (operation == "mounted") return start(request);
+      if (operation == "mounts") return daemon_.mounts();
+      auto reply = execute(*daemon_.pool_, request, &daemon_, [&](std::uint64_t done, std::uint64_t total) {
+        (void)channel_.send(json{{"progress", {{"done", done}, {"total", total}}}}.dump());
+      });
+      if (operation == "stat") reply["daemon"] = daemon_.mounts();
+      if (operation == "settle") daemon_.notifier_->drain();
+      return reply;
+    } catch (const json::exception& problem) {
+      return error_reply({ErrorCode::kInvalid, fmt::format("malformed request: {}", problem.what())});
+    }
+  }
+
+ private:
+  json prepare(const json& request, FileDescriptor device) {
+    if (prepared_) return error_reply({ErrorCode::kInvalid, "a mount is being prepared already"});
+    auto session = daemon_.prepare(request, std::move(device));
+    if (!session) return error_reply(session.error());
+    prepared_ = *std::move(session);
+    json notes = json::array();
+    if (request.contains("cache") && request["cache"] != daemon_.options_.cache_bytes)
+      notes.push_back("cache= of the pool's first mount stays in force");
+    if (request.value("relaxed", false) != daemon_.options_.relaxed)
+      notes.push_back(fmt::format("the pool's first mount was {}relaxed, and so is this one", daemon_.options_.relaxed ? "" : "not "));
+    return {{"prepared", true}, {"notes", std::move(notes)}, {"process", ::getpid()}};
+  }
+
+  json start(const json& request) {
+    if (!prepared_) return error_reply({ErrorCode::kInvalid, "no mount was prepared"});
+    daemon_.start(prepared_, makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>()));
+    prepared_.reset();
+    return json::object();
+  }
+
+  Daemon& daemon_;
+  LineChannel& channel_;
+  std::shared_ptr<Session> prepared_;
+};
+
+void Daemon::serve(LineChannel& channel) {
+  {
+    std::lock_guard lock(mutex_);
+    ++connections_;
+    had_connection_ = true;
+  }
+  {
+    Conversation conversation(*this, channel);
+    for (;;) {
+      FileDescriptor descriptor;
+      const auto line = channel.receive(&descriptor);
+      if (!line || !*line) break;
+      bool ending;
+      {
+        std::lock_guard lock(mutex_);
+        ending = ending_;
+        if (!ending) ++running_;
+      }
+      const json reply = ending ? json{{"ending", true}} : conversation.answer(**line, std::move(descriptor));
+      const auto sent = channel.send(reply.dump(-1, ' ', false, json::error_handler_t::replace));
+      if (!ending) {
+        std::lock_guard lock(mutex_);
+        --running_;
+      }
+      wake();
+      if (!sent) break;
+    }
+  }
+  {
+    std::lock_guard lock(mutex_);
+    --connections_;
+  }
+  wake();
+}
+
+nlohmann::json Daemon::mounts() {
+  json list = json::array();
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_) {
+    if (!session->started()) continue;
+    list.push_back({{"volume", session->volume_name()},
+                    {"number", session->volume_number().value},
+                    {"mount_point", session->directory()},
+                    {"major", major(session->device())},
+                    {"minor", minor(session->device())},
+                    {"read_only", session->read_only()}});
+  }
+  return {{"process", ::getpid()}, {"pool", options_.pool_path}, {"mounts", std::move(list)}};
+}
+
+Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, FileDescriptor device) {
+  if (!device) return fail(ErrorCode::kInvalid, "the request to mount came without /dev/fuse");
+  SessionOptions options;
+  options.behaviour = to_behaviour(request);
+  options.threads = std::clamp(request.value("threads", options.threads), 2u, 1024u);  // one could wait for itself
+  options.debug = request.value("debug", false);
+  options.directory = request.at("directory").get<std::string>();
+  auto volume = TRY(mount_volume(request.at("volume").get<std::string>(), request.value("read_only", false)));
+  auto session = TRY(Session::create(std::move(volume), std::move(device), std::move(options)));
+  std::lock_guard lock(mutex_);
+  sessions_.push_back(session);
+  return session;
+}
+
+// umount(8) returns before the daemon has noticed: a volume whose mount is gone will be free in a moment.
+Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bool read_only) {
+  const auto deadline = Clock::now() + kUnmountTime;
+  for (;;) {
+    auto volume = pool_->mount(name, read_only);
+    if (volume || volume.error().code != ErrorCode::kBusy) return volume;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& session : sessions_)
+        if (session->volume_name() == name && session->is_connected())
+          return fail(ErrorCode::kBusy, fmt::format("volume {} of {} is mounted already on {}", name, options_.pool_path,
+                                                    session->directory()));
+    }
+    if (Clock::now() >= deadline) return volume;
+    std::this_thread::sleep_for(10ms);
+  }
+}
+
+void Daemon::start(const std::shared_ptr<Session>& session, dev_t st_dev) {
+  {
+    std::lock_guard lock(mutex_);
+    had_mount_ = true;
+  }
+  session->start(st_dev, [this, ended = session.get()] {
+    {
+      std::lock_guard lock(mutex_);
+      ended_.push_back(ended);
+    }
+    wake();
+  });
+  spdlog::info("volume {} of {} is mounted on {}", session->volume_name(), options_.pool_path, session->directory());
+}
+
+void Daemon::give_up(const std::shared_ptr<Session>& session) {
+  {
+    std::lock_guard lock(mutex_);
+    std::erase(sessions_, session);
+  }
+  session->finish();
+  wake();
+}
+
+std::shared_ptr<Session> Daemon::find_session(VolumeNumber volume) {
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_)
+    if (session->volume_number() == volume && session->started()) return session;
+  return nullptr;
+}
+
+std::shared_ptr<Volume> Daemon::find(std::string_view name) {
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_)
+    if (session->volume_name() == name) return session->volume();
+  return nullptr;
+}
+
+void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
+  if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
+}
+
+// --- life ----------------------------------------------------------------------------------------------------------------
+
+void Daemon::wake() {
+  const std::uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
+}
+
+void Daemon::reap_sessions() {
+  std::vector<std::shared_ptr<Session>> finished;
+  {
+    std::lock_guard lock(mutex_);
+    for (Session* ended : std::exchange(ended_, {})) {
+      const auto at = std::ranges::find(sessions_, ended, &std::shared_ptr<Session>::get);
+      finished.push_back(std::move(*at));
+      sessions_.erase(at);
+    }
+  }
+  for (const auto& session : finished) {
+    session->finish();
+    spdlog::info("volume {} of {} is unmounted from {}", session->volume_name(), options_.pool_path, session->directory());
+  }
+}
+
+bool Daemon::should_end() {
+  std::lock_guard lock(mutex_);
+  if (!sessions_.empty() || running_ != 0) return false;
+  const bool unwanted = had_connection_ ? connections_ == 0 : Clock::now() - started_ > kFirstConnectionTime;
+  ending_ = ending_ || had_mount_ || unwanted;
+  return ending_;
+}
+
+void Daemon::end_sessions() {
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+    for (const auto& session : sessions_)
+      if (session->started()) sessions.push_back(session);
+  }
+  for (const auto& session : sessions) detach_mount(session->device());
+  const auto deadline = Clock::now() + kLazyUnmountTime;
+  for (const auto& session : sessions) {
+    while (session->is_connected() && Clock::now() < deadline) std::this_thread::sleep_for(10ms);
+    session->stop();
+  }
+}
+
+bool Daemon::run() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  const FileDescriptor signal_queue(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  while (!should_end()) {
+    pollfd waiting[] = {{wake_.get(), POLLIN, 0}, {signal_queue.get(), POLLIN, 0}};
+    ::poll(waiting, std::size(waiting), 1000);
+    std::uint64_t count;
+    (void)!::read(wake_.get(), &count, sizeof count);
+    signalfd_siginfo signal;
+    if (::read(signal_queue.get(), &signal, sizeof signal) == sizeof signal) {
+      spdlog::info("signal {}: ending", signal.ssi_signo);
+      end_sessions();
+    }
+    reap_sessions();
+  }
+  return had_mount_;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,121 @@
+#include "fuse/daemon_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/syslog_sink.h>
+#include <spdlog/spdlog.h>
+
+#include "fuse/library.h"
+
+namespace daxcow {
+
+namespace {
+
+void log_of_libfuse(fuse_log_level level, const char* format, va_list arguments) {
+  char line[1024];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+  const int length = std::vsnprintf(line, sizeof line, format, arguments);
+#pragma GCC diagnostic pop
+  if (length <= 0) return;
+  std::string_view text(line);
+  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+  spdlog::log(level >= FUSE_LOG_DEBUG ? spdlog::level::debug : spdlog::level::warn, "{}", text);
+}
+
+// Signals come through a signalfd; a log without a reader must not end the daemon.
+void prepare_process() {
+  sigset_t handled;
+  sigemptyset(&handled);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&handled, signal);
+  sigprocmask(SIG_BLOCK, &handled, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  fuse_set_log_func(log_of_libfuse);
+}
+
+void leave_terminal(int keep) {
+  ::setsid();
+  (void)!::chdir("/");
+  ::umask(077);
+  const int nothing = ::open("/dev/null", O_RDWR);
+  for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(nothing, standard);
+  // Whatever else was inherited would be held as long as the daemon lives.
+  if (keep > 3) ::close_range(3, static_cast<unsigned>(keep) - 1, 0);
+  ::close_range(static_cast<unsigned>(keep) + 1, ~0u, 0);
+}
+
+void write_line(int pipe, const nlohmann::json& line) {
+  const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  (void)!::write(pipe, text.data(), text.size());
+}
+
+[[noreturn]] void be_daemon(const DaemonOptions& options, int ready_pipe) {
+  leave_terminal(ready_pipe);
+  prepare_process();
+  spdlog::set_default_logger(spdlog::syslog_logger_mt("daxcow", "daxcow", LOG_PID, LOG_DAEMON));
+  auto daemon = Daemon::open(options);
+  if (!daemon) {
+    write_line(ready_pipe, error_reply(daemon.error()));
+    ::_exit(EXIT_FAILURE);
+  }
+  write_line(ready_pipe, nlohmann::json::object());
+  ::close(ready_pipe);
+  (*daemon)->run();
+  daemon->reset();
+  std::exit(EXIT_SUCCESS);
+}
+
+std::string read_to_end(int pipe) {
+  std::string text;
+  char piece[1024];
+  for (;;) {
+    const ssize_t got = ::read(pipe, piece, sizeof piece);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return text;
+    text.append(piece, static_cast<std::size_t>(got));
+  }
+}
+
+}  // namespace
+
+Result<> start_daemon(const DaemonOptions& options) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return std::unexpected(Error::from_errno(errno, "pipe"));
+  FileDescriptor from_daemon(ends[0]), to_parent(ends[1]);
+  const pid_t process = ::fork();
+  if (process < 0) return std::unexpected(Error::from_errno(errno, "fork"));
+  if (process == 0) be_daemon(options, to_parent.get());
+  to_parent.reset();
+  const auto reply = nlohmann::json::parse(read_to_end(from_daemon.get()), nullptr, false);
+  if (!reply.is_object()) {
+    ::waitpid(process, nullptr, 0);
+    return fail(ErrorCode::kIo, "the daemon died when it started");
+  }
+  auto checked = checked_reply(reply);
+  if (checked) return {};
+  ::waitpid(process, nullptr, 0);
+  return std::unexpected(std::move(checked).error());
+}
+
+Result<bool> run_daemon_here(const DaemonOptions& options, bool debug, const std::function<void()>& ready) {
+  prepare_process();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("daxcow", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
+  spdlog::set_level(debug ? spdlog::level::debug : spdlog::level::info);
+  auto daemon = TRY(Daemon::open(options));
+  ready();
+  return daemon->run();
+}
+
+}  // namespace daxcow

@@ -1,0 +1,26 @@
+// The kernel's table of mounts (/proc/self/mountinfo), as far as daxcow needs it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "engine/result.h"
+
+namespace daxcow {
+
+inline constexpr const char* kFilesystemType = "fuse.daxcow";
+
+struct MountEntry {
+  dev_t device = 0;         // st_dev of its files
+  std::string source;       // the pool
+  std::string mount_point;
+};
+
+// A daxcow mount in this mount namespace whose files have that st_dev: the last one mounted if there are several.
+Result<std::optional<MountEntry>> find_mount(dev_t device);
+// The daxcow mount at this directory (the uppermost, with a canonical path).
+Result<std::optional<MountEntry>> find_mount(const std::string& mount_point);
+
+}  // namespace daxcow

@@ -1,0 +1,124 @@
+#include "fuse/mounter.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <cerrno>
+#include <optional>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "engine/file_descriptor.h"
+#include "fuse/mount_table.h"
+
+namespace daxcow {
+
+namespace {
+
+using nlohmann::json;
+using Notes = std::vector<std::string>;
+
+json to_json(const MountRequest& request) {
+  const auto& options = request.options;
+  const auto& behaviour = options.behaviour;
+  return {{"op", "mount"},
+          {"volume", options.volume},
+          {"read_only", options.read_only},
+          {"directory", request.directory},
+          {"attr_timeout", behaviour.attribute_timeout_seconds},
+          {"entry_timeout", behaviour.entry_timeout_seconds},
+          {"keep_cache", behaviour.keep_cache},
+          {"writeback_cache", behaviour.writeback_cache},
+          {"access_time", behaviour.access_time},
+          {"access_lists", behaviour.access_lists},
+          {"max_write", behaviour.maximum_write_bytes},
+          {"threads", options.threads},
+          {"cache", options.cache_bytes},
+          {"relaxed", options.relaxed},
+          {"debug", request.debug}};
+}
+
+Result<FileDescriptor> open_fuse() {
+  FileDescriptor device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (device) return device;
+  const auto problem = Error::from_errno(errno, "cannot open /dev/fuse");
+  return fail(problem.code, problem.message + " (is the kernel module fuse loaded, and is this container allowed to use it?)");
+}
+
+Result<> call_mount(const MountRequest& request, int device) {
+  const std::string data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,default_permissions{}", device, S_IFDIR,
+                                       request.options.allow_other ? ",allow_other" : "");
+  if (::mount(request.pool_path.c_str(), request.directory.c_str(), kFilesystemType, request.options.kernel_flags,
+              data.c_str()) != 0)
+    return std::unexpected(Error::from_errno(errno, fmt::format("cannot mount on {}", request.directory)));
+  return {};
+}
+
+// Tells the daemon which mount it is to serve.
+Result<> start_session(ControlClient& daemon, const std::string& directory) {
+  const auto mounted = TRY(find_mount(directory));
+  if (!mounted) return fail(ErrorCode::kNotFound, fmt::format("the mount on {} is gone again", directory));
+  TRY(daemon.call({{"op", "mounted"}, {"major", major(mounted->device)}, {"minor", minor(mounted->device)}}));
+  return {};
+}
+
+// Nothing if the daemon was about to end.
+Result<std::optional<Notes>> try_mount(ControlClient& daemon, const MountRequest& request) {
+  const auto device = TRY(open_fuse());
+  const auto prepared = daemon.call(to_json(request), {}, device.get());
+  if (!prepared) {
+    if (daemon.daemon_gone()) return std::optional<Notes>();
+    return std::unexpected(prepared.error());
+  }
+  TRY(call_mount(request, device.get()));
+  if (const auto started = start_session(daemon, request.directory); !started) {
+    ::umount2(request.directory.c_str(), MNT_DETACH);
+    if (daemon.daemon_gone()) return std::optional<Notes>();
+    return std::unexpected(started.error());
+  }
+  Notes notes;
+  for (const auto& note : (*prepared).value("notes", json::array())) notes.push_back(note);
+  return notes;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> mount_pool(const MountRequest& request, const std::function<Result<>()>& start) {
+  const auto deadline = std::chrono::steady_clock::now() + kDaemonEndTime;
+  Error problem{ErrorCode::kIo, "the daemon ended before the mount was made"};
+  for (;;) {
+    auto daemon = ControlClient::connect(request.pool_path);
+    if (daemon) {
+      if (auto notes = TRY(try_mount(*daemon, request))) return *std::move(notes);
+    } else if (daemon.error().code != ErrorCode::kNotFound) {
+      return std::unexpected(daemon.error());
+    } else if (auto started = start(); started) {
+      continue;
+    } else if (started.error().code != ErrorCode::kBusy) {
+      return std::unexpected(started.error());
+    } else {
+      problem = started.error();
+    }
+    if (std::chrono::steady_clock::now() >= deadline) return std::unexpected(problem);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+Result<> remount(const MountRequest& request) {
+  const auto mounted = TRY(find_mount(request.directory));
+  if (!mounted) return fail(ErrorCode::kInvalid, fmt::format("{} is not a daxcow mount", request.directory));
+  if (!request.options.read_only) {
+    const auto reply = TRY(call_daemon(mounted->source, {{"op", "mounts"}}));
+    for (const auto& entry : reply ? (*reply)["mounts"] : json::array())
+      if (entry["major"] == major(mounted->device) && entry["minor"] == minor(mounted->device) && entry["read_only"] == true)
+        return fail(ErrorCode::kReadOnly, fmt::format("{} was mounted read-only: unmount it and mount it again", request.directory));
+  }
+  if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | request.options.kernel_flags, nullptr) != 0)
+    return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
+  return {};
+}
+
+}  // namespace daxcow

@@ -1,0 +1,107 @@
+#include "fuse/notify.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "fuse/mappers.h"
+
+namespace daxcow {
+
+namespace {
+
+bool is_lost(Volume& volume, InodeNumber inode, std::uint64_t offset) {
+  const auto lease = volume.read(inode, offset, 1, false);
+  return !lease && lease.error().code == ErrorCode::kPoisoned;
+}
+
+// What is left of the range from `offset` on after dirty pages were written: its first part that is lost still.
+LostRange first_lost_part(Volume& volume, const LostRange& range, std::uint64_t offset) {
+  const std::uint64_t end = range.offset_bytes + range.length_bytes;
+  LostRange part = range;
+  while (offset < end && !is_lost(volume, range.inode, offset)) offset += kBlockBytes;
+  part.offset_bytes = std::min(offset, end);
+  while (offset < end && is_lost(volume, range.inode, offset)) offset += kBlockBytes;
+  part.length_bytes = std::min(offset, end) - part.offset_bytes;
+  return part;
+}
+
+}  // namespace
+
+Notifier::Notifier(Pool& pool, FindSession find_session) : pool_(pool), find_session_(std::move(find_session)) {
+  thread_ = std::thread([this] { run(); });
+  pool_.set_poison_observer(this);
+}
+
+Notifier::~Notifier() {
+  pool_.set_poison_observer(nullptr);
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Notifier::on_lost(const LostRange& range) {
+  std::lock_guard lock(mutex_);
+  queue_.push_back(range);
+  changed_.notify_all();
+}
+
+void Notifier::drain() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return queue_.empty() || stop_; });
+}
+
+void Notifier::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+    if (stop_) return;
+    const LostRange range = queue_.front();
+    lock.unlock();
+    handle(range);
+    lock.lock();
+    queue_.pop_front();
+    changed_.notify_all();
+  }
+}
+
+void Notifier::handle(const LostRange& range) {
+  const auto session = find_session_(range.volume);
+  if (session == nullptr) return;
+  const auto volume = session->volume();
+  if (volume == nullptr) return;
+  const std::uint64_t first = range.offset_bytes / kBlockBytes * kBlockBytes;
+  const std::uint64_t end = range.offset_bytes + range.length_bytes;
+  session->invalidate(range.inode, first, end - first);
+  for (std::uint64_t offset = first; offset < end;) {
+    const auto part = first_lost_part(*volume, range, offset);
+    if (part.length_bytes == 0) break;
+    signal(part, *session, *volume);
+    offset = part.offset_bytes + part.length_bytes;
+  }
+}
+
+void Notifier::signal(const LostRange& range, Session& session, Volume& volume) {
+  const MappedRange mapped{session.device(), range.inode, range.offset_bytes, range.length_bytes};
+  signal_mappers(mapped, [&](pid_t process, std::uint64_t address) {
+    Event event;
+    event.kind = EventKind::kProcessSignalled;
+    event.block = range.block;
+    event.volume = volume.name();
+    event.inode = range.inode;
+    event.path = volume.path_of(range.inode).value_or(fmt::format("inode {}", range.inode.value));
+    event.offset_bytes = range.offset_bytes;
+    event.length_bytes = range.length_bytes;
+    event.process = process;
+    event.text = fmt::format("process {} maps {} of volume {} at byte {} (address {:#x}), which is lost: sent SIGBUS", process,
+                             event.path, event.volume, event.offset_bytes, address);
+    spdlog::warn("{}", event.text);
+    pool_.events().publish(std::move(event));
+  });
+}
+
+}  // namespace daxcow

@@ -1,0 +1,51 @@
+// The daemon's part of the reaction to lost data: the kernel forgets the pages of each lost range, and the processes that
+// map it are told.
+//
+// In this order: once the pages are gone, whoever touches the range asks the daemon and gets an error; so a process that
+// maps the range too late to be signalled cannot miss the loss either. Dirty pages are written when the kernel lets go of
+// them, which heals the range: then nobody has lost anything, and nobody is signalled.
+//
+// A thread of its own does it, in the order of on_lost(), because the kernel may wait for requests that the daemon must
+// answer meanwhile.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "engine/pool.h"
+#include "fuse/session.h"
+
+namespace daxcow {
+
+class Notifier : public PoisonObserver {
+ public:
+  // The started session of a volume, or null.
+  using FindSession = std::function<std::shared_ptr<Session>(VolumeNumber)>;
+
+  // Registers with the pool until destroyed.
+  Notifier(Pool& pool, FindSession find_session);
+  ~Notifier() override;
+
+  void on_lost(const LostRange& range) override;
+  // Waits until everything that was reported before has been done.
+  void drain();
+
+ private:
+  void run();
+  void handle(const LostRange& range);
+  void signal(const LostRange& range, Session& session, Volume& volume);
+
+  Pool& pool_;
+  FindSession find_session_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<LostRange> queue_;  // the first is being handled
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace daxcow

@@ -1,0 +1,134 @@
+#include "fuse/operations.h"
+
+#include "fuse/handlers.h"
+
+namespace daxcow {
+
+namespace {
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+void want(fuse_conn_info* connection, std::uint64_t capability) { fuse_set_feature_flag(connection, capability); }
+void want_not(fuse_conn_info* connection, std::uint64_t capability) { fuse_unset_feature_flag(connection, capability); }
+#else
+void want(fuse_conn_info* connection, unsigned capability) { connection->want |= connection->capable & capability; }
+void want_not(fuse_conn_info* connection, unsigned capability) { connection->want &= ~capability; }
+#endif
+
+void init(void* userdata, fuse_conn_info* connection) {
+  const auto& behaviour = static_cast<MountContext*>(userdata)->behaviour;
+  want(connection, FUSE_CAP_EXPORT_SUPPORT);
+  want(connection, FUSE_CAP_CACHE_SYMLINKS);
+  want(connection, FUSE_CAP_READDIRPLUS);
+  want(connection, FUSE_CAP_READDIRPLUS_AUTO);
+  // Our own writes change the modification time too: the kernel must not take that as a sign of stale pages.
+  want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA);
+  want_not(connection, FUSE_CAP_AUTO_INVAL_DATA);
+  // Its first version wants set-id bits cleared by every write, root's too; see fuse/transport.h for the second.
+  want_not(connection, FUSE_CAP_HANDLE_KILLPRIV);
+  // A buffer and a non-temporal copy into the pool are as fast, and need no pipe.
+  want_not(connection, FUSE_CAP_SPLICE_READ);
+  if (behaviour.access_lists) {
+    want(connection, FUSE_CAP_POSIX_ACL);
+    want(connection, FUSE_CAP_DONT_MASK);  // whether the umask counts depends on the directory's default list
+  }
+  if (behaviour.writeback_cache) want(connection, FUSE_CAP_WRITEBACK_CACHE);
+  connection->max_write = behaviour.maximum_write_bytes;
+  connection->max_background = 64;
+  connection->congestion_threshold = 48;
+  connection->time_gran = 1;
+}
+
+constexpr fuse_lowlevel_ops make_operations() {
+  fuse_lowlevel_ops table{};
+  table.init = init;
+  table.lookup = handlers::lookup;
+  table.forget = handlers::forget;
+  table.forget_multi = handlers::forget_multi;
+  table.getattr = handlers::getattr;
+  table.setattr = handlers::setattr;
+  table.readlink = handlers::readlink;
+  table.mknod = handlers::mknod;
+  table.mkdir = handlers::mkdir;
+  table.unlink = handlers::unlink;
+  table.rmdir = handlers::rmdir;
+  table.symlink = handlers::symlink;
+  table.rename = handlers::rename;
+  table.link = handlers::link;
+  table.open = handlers::open;
+  table.create = handlers::create;
+  table.read = handlers::read;
+  table.write = handlers::write;
+  table.flush = handlers::flush;
+  table.release = handlers::release;
+  table.fsync = handlers::fsync;
+  table.opendir = handlers::opendir;
+  table.readdir = handlers::readdir;
+  table.readdirplus = handlers::readdirplus;
+  table.fsyncdir = handlers::fsyncdir;
+  table.statfs = handlers::statfs;
+  table.setxattr = handlers::setxattr;
+  table.getxattr = handlers::getxattr;
+  table.listxattr = handlers::listxattr;
+  table.removexattr = handlers::removexattr;
+  table.fallocate = handlers::fallocate;
+  table.lseek = handlers::lseek;
+  table.copy_file_range = handlers::copy_file_range;
+  table.ioctl = handlers::ioctl;
+  // Not here: access (default_permissions), getlk, setlk, flock (the kernel's own locks do), bmap, poll.
+  return table;
+}
+
+}  // namespace
+
+const fuse_lowlevel_ops& operations() {
+  static constexpr fuse_lowlevel_ops table = make_operations();
+  return table;
+}
+
+namespace handlers {
+
+namespace {
+timespec to_timespec(const Timestamp& time) { return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)}; }
+}  // namespace
+
+struct stat to_stat(const Attributes& attributes) {
+  struct stat status{};
+  status.st_ino = attributes.inode.value;
+  status.st_mode = attributes.mode;
+  status.st_nlink = attributes.link_count;
+  status.st_uid = attributes.uid;
+  status.st_gid = attributes.gid;
+  status.st_rdev = attributes.device;
+  status.st_size = static_cast<off_t>(attributes.size_bytes);
+  status.st_blksize = kBlockBytes;
+  status.st_blocks = static_cast<blkcnt_t>(attributes.block_count * kSectorsPerBlock);
+  status.st_atim = to_timespec(attributes.access);
+  status.st_mtim = to_timespec(attributes.modification);
+  status.st_ctim = to_timespec(attributes.change);
+  return status;
+}
+
+fuse_entry_param to_entry(const MountContext& mount, const Attributes& attributes) {
+  fuse_entry_param entry{};
+  entry.ino = attributes.inode.value;
+  entry.generation = attributes.generation;
+  entry.attr = to_stat(attributes);
+  entry.attr_timeout = mount.behaviour.attribute_timeout_seconds;
+  entry.entry_timeout = mount.behaviour.entry_timeout_seconds;
+  return entry;
+}
+
+void reply_entry(fuse_req_t request, const Attributes& attributes) {
+  volume(request).remember(attributes.inode);
+  reply_counted_entry(request, attributes);
+}
+
+void reply_counted_entry(fuse_req_t request, const Attributes& attributes) {
+  auto& mount = context(request);
+  const auto entry = to_entry(mount, attributes);
+  if (fuse_reply_entry(request, &entry) != 0) mount.volume->forget(attributes.inode, 1);
+}
+
+}  // namespace handlers
+
+}  // namespace daxcow

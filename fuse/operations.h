@@ -1,0 +1,35 @@
+// The handlers of one mount's FUSE requests: decode, call the engine, reply. They run in many threads at a time and never
+// wait for anything but the engine.
+//
+// A node id is an inode number; (inode number, generation) is never reused, so NFS handles stay unambiguous. The kernel is
+// told to cache as long as it likes: every change comes through this mount, or is announced by Session::invalidate().
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/volume.h"
+#include "fuse/library.h"
+
+namespace daxcow {
+
+struct MountBehaviour {
+  double attribute_timeout_seconds = 86400;
+  double entry_timeout_seconds = 86400;  // of names, also of names that do not exist
+  bool keep_cache = true;                // cached pages stay when a file is opened again
+  bool writeback_cache = false;          // the kernel gathers writes
+  bool access_time = true;               // reads that reach the daemon update the access time
+  bool access_lists = true;              // POSIX ACLs
+  std::uint32_t maximum_write_bytes = 1 << 20;
+};
+
+// What a session's handlers work with: the userdata of the fuse_session.
+struct MountContext {
+  std::shared_ptr<Volume> volume;
+  MountBehaviour behaviour;
+  fuse_session* session = nullptr;
+};
+
+const fuse_lowlevel_ops& operations();
+
+}  // namespace daxcow

@@ -1,0 +1,179 @@
+// Attributes, plain and extended, and statfs.
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <ctime>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "fuse/acl.h"
+#include "fuse/handlers.h"
+#include "fuse/transport.h"
+
+namespace daxcow::handlers {
+
+namespace {
+
+Timestamp now() {
+  timespec time;
+  clock_gettime(CLOCK_REALTIME, &time);
+  return {time.tv_sec, static_cast<std::uint32_t>(time.tv_nsec)};
+}
+
+Timestamp to_timestamp(const timespec& time) { return {time.tv_sec, static_cast<std::uint32_t>(time.tv_nsec)}; }
+
+AttributeChange to_change(const struct stat& wanted, int to_set) {
+  AttributeChange change;
+  if (to_set & FUSE_SET_ATTR_MODE) change.mode = wanted.st_mode & 07777;
+  if (to_set & FUSE_SET_ATTR_UID) change.uid = wanted.st_uid;
+  if (to_set & FUSE_SET_ATTR_GID) change.gid = wanted.st_gid;
+  if (to_set & FUSE_SET_ATTR_SIZE) change.size_bytes = static_cast<std::uint64_t>(wanted.st_size);
+  if (to_set & FUSE_SET_ATTR_ATIME) change.access = to_timestamp(wanted.st_atim);
+  if (to_set & FUSE_SET_ATTR_MTIME) change.modification = to_timestamp(wanted.st_mtim);
+  if (to_set & FUSE_SET_ATTR_ATIME_NOW) change.access = now();
+  if (to_set & FUSE_SET_ATTR_MTIME_NOW) change.modification = now();
+  change.kill_set_id = request_kills_set_id();
+  return change;
+}
+
+Result<> store_acl(Volume& volume, InodeNumber inode, std::string_view name, const Acl& acl,
+                   Volume::SetAttributeMode mode = Volume::SetAttributeMode::kAny) {
+  const auto value = acl.value();
+  return volume.set_attribute(inode, name, std::as_bytes(std::span(value)), mode);
+}
+
+// chmod of a file that has an access list: the list follows.
+Result<> change_acl_mode(Volume& volume, InodeNumber inode, std::uint32_t mode) {
+  const auto value = volume.get_attribute(inode, kAccessAcl);
+  if (!value) {
+    if (value.error().code == ErrorCode::kNoAttribute) return {};
+    return std::unexpected(value.error());
+  }
+  auto acl = Acl::parse(std::as_bytes(std::span(*value)));
+  if (!acl || acl->mode_bits() == (mode & 0777)) return {};
+  acl->set_mode_bits(mode);
+  return store_acl(volume, inode, kAccessAcl, *acl);
+}
+
+bool caller_is_in_group(fuse_req_t request, std::uint32_t gid) {
+  const fuse_ctx* caller = fuse_req_ctx(request);
+  if (caller->gid == gid) return true;
+  std::vector<gid_t> groups(64);
+  int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
+  if (count > static_cast<int>(groups.size())) {
+    groups.resize(static_cast<std::size_t>(count));
+    count = fuse_req_getgroups(request, count, groups.data());
+  }
+  if (count < 0) return false;
+  groups.resize(std::min(groups.size(), static_cast<std::size_t>(count)));
+  return std::ranges::find(groups, gid) != groups.end();
+}
+
+// Setting the access list sets the permission bits as well; a list that says no more than these is not kept.
+Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, Volume::SetAttributeMode mode) {
+  auto& volume = handlers::volume(request);
+  const auto attributes = TRY(volume.attributes(inode));
+  std::uint32_t new_mode = (attributes.mode & 07000) | acl.mode_bits();
+  // The kernel's posix_acl_update_mode(): as chmod by somebody outside the group.
+  if (fuse_req_ctx(request)->uid != 0 && !caller_is_in_group(request, attributes.gid)) new_mode &= ~std::uint32_t{S_ISGID};
+  if (!acl.is_minimal()) {
+    TRY(store_acl(volume, inode, kAccessAcl, acl, mode));
+  } else if (auto removed = volume.remove_attribute(inode, kAccessAcl); !removed) {
+    if (removed.error().code != ErrorCode::kNoAttribute) return removed;
+  }
+  if (new_mode == (attributes.mode & 07777)) return {};
+  AttributeChange change;
+  change.mode = new_mode;
+  TRY(volume.set_attributes(inode, change));
+  return {};
+}
+
+// A value or a list of names, or its size when that is what was asked for.
+void reply_value(fuse_req_t request, std::string_view value, std::size_t size) {
+  if (size == 0)
+    fuse_reply_xattr(request, value.size());
+  else if (value.size() > size)
+    fuse_reply_err(request, ERANGE);
+  else
+    fuse_reply_buf(request, value.data(), value.size());
+}
+
+}  // namespace
+
+void getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
+  auto& mount = context(request);
+  const auto attributes = mount.volume->attributes(InodeNumber(node));
+  if (!attributes) return reply_error(request, attributes.error());
+  const auto status = to_stat(*attributes);
+  fuse_reply_attr(request, &status, mount.behaviour.attribute_timeout_seconds);
+}
+
+void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_set, fuse_file_info*) {
+  auto& mount = context(request);
+  const InodeNumber inode(node);
+  const auto change = to_change(*wanted, to_set);
+  const auto attributes = mount.volume->set_attributes(inode, change);
+  if (!attributes) return reply_error(request, attributes.error());
+  if (change.mode && mount.behaviour.access_lists)
+    if (const auto followed = change_acl_mode(*mount.volume, inode, *change.mode); !followed)
+      return reply_error(request, followed.error());
+  const auto status = to_stat(*attributes);
+  fuse_reply_attr(request, &status, mount.behaviour.attribute_timeout_seconds);
+}
+
+void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char* value, std::size_t size, int flags) {
+  auto mode = Volume::SetAttributeMode::kAny;
+  if (flags == XATTR_CREATE)
+    mode = Volume::SetAttributeMode::kCreate;
+  else if (flags == XATTR_REPLACE)
+    mode = Volume::SetAttributeMode::kReplace;
+  else if (flags != 0)
+    return reply_error(request, Error{ErrorCode::kInvalid, {}});
+
+  const auto bytes = std::as_bytes(std::span(value, size));
+  if (name != kAccessAcl && name != kDefaultAcl)
+    return reply_done(request, volume(request).set_attribute(InodeNumber(node), name, bytes, mode));
+  const auto acl = Acl::parse(bytes);
+  if (!acl) return reply_error(request, Error{ErrorCode::kInvalid, {}});
+  reply_done(request, name == kAccessAcl ? set_access_acl(request, InodeNumber(node), *acl, mode)
+                                         : store_acl(volume(request), InodeNumber(node), kDefaultAcl, *acl, mode));
+}
+
+void getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::size_t size) {
+  const auto value = volume(request).get_attribute(InodeNumber(node), name);
+  if (!value) return reply_error(request, value.error());
+  reply_value(request, *value, size);
+}
+
+void listxattr(fuse_req_t request, fuse_ino_t node, std::size_t size) {
+  const auto names = volume(request).list_attributes(InodeNumber(node));
+  if (!names) return reply_error(request, names.error());
+  std::string list;
+  for (const auto& name : *names) list.append(name).push_back('\0');
+  reply_value(request, list, size);
+}
+
+void removexattr(fuse_req_t request, fuse_ino_t node, const char* name) {
+  reply_done(request, volume(request).remove_attribute(InodeNumber(node), name));
+}
+
+void statfs(fuse_req_t request, fuse_ino_t) {
+  const auto statistics = volume(request).statistics();
+  if (!statistics) return reply_error(request, statistics.error());
+  struct statvfs status{};
+  status.f_bsize = statistics->block_bytes;
+  status.f_frsize = statistics->block_bytes;
+  status.f_blocks = statistics->blocks;
+  status.f_bfree = statistics->free_blocks;
+  status.f_bavail = statistics->available_blocks;
+  status.f_files = statistics->inodes;
+  status.f_ffree = statistics->free_inodes;
+  status.f_favail = statistics->free_inodes;
+  status.f_namemax = statistics->name_bytes;
+  fuse_reply_statfs(request, &status);
+}
+
+}  // namespace daxcow::handlers

@@ -1,0 +1,143 @@
+// File contents.
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <span>
+#include <vector>
+
+#include "fuse/handlers.h"
+#include "fuse/transport.h"
+
+namespace daxcow::handlers {
+
+namespace {
+
+std::optional<AllocateMode> to_allocate_mode(int mode) {
+  switch (mode) {
+    case 0: return AllocateMode::kAllocate;
+    case FALLOC_FL_KEEP_SIZE: return AllocateMode::kAllocateKeep;
+    case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: return AllocateMode::kPunch;
+    case FALLOC_FL_ZERO_RANGE: return AllocateMode::kZero;
+    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: return AllocateMode::kZeroKeep;
+    default: return std::nullopt;
+  }
+}
+
+// The reply counts in 32 bits, and whole subtrees of the map are shared only where ranges cover them: a request that is
+// too long ends at a multiple of 1 GiB (512^2 blocks), and so do those that follow.
+std::uint64_t cloneable_length(std::uint64_t from_offset, std::uint64_t length) {
+  constexpr std::uint64_t kGibibyte = 1ull << 30;
+  constexpr std::uint64_t kMaximum = 3 * kGibibyte;
+  if (length <= kMaximum) return length;
+  const std::uint64_t end = (from_offset + kMaximum) / kGibibyte * kGibibyte;
+  return end - from_offset;
+}
+
+// Whether this request, by somebody who may not keep them, must clear set-id bits: every write and truncation by the
+// unprivileged asks for it, and hardly any file has them.
+bool must_kill_set_id(fuse_req_t request, InodeNumber inode) {
+  if (!request_kills_set_id()) return false;
+  const auto attributes = volume(request).attributes(inode);
+  if (!attributes) return false;
+  return (attributes->mode & S_ISUID) != 0 || (attributes->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+}
+
+// The kernel does not expect the mode to change with a write. This takes no lock that the request could hold: it leaves
+// the pages alone.
+void forget_mode(fuse_req_t request, fuse_ino_t node) {
+  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+}
+
+}  // namespace
+
+void set_open_reply(const MountContext& mount, fuse_file_info* file) {
+  file->keep_cache = mount.behaviour.keep_cache;
+  file->noflush = 1;  // nothing is held back for the time when a file is closed
+}
+
+void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
+  auto& mount = context(request);
+  if (file->flags & O_TRUNC) {
+    AttributeChange change;
+    change.size_bytes = 0;
+    change.kill_set_id = must_kill_set_id(request, InodeNumber(node));
+    const auto truncated = mount.volume->set_attributes(InodeNumber(node), change);
+    if (!truncated) return reply_error(request, truncated.error());
+    if (change.kill_set_id) forget_mode(request, node);
+  }
+  set_open_reply(mount, file);
+  fuse_reply_open(request, file);
+}
+
+void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info*) {
+  auto& mount = context(request);
+  const InodeNumber inode(node);
+  const auto start = static_cast<std::uint64_t>(offset);
+  int result;
+  {
+    const auto lease = mount.volume->read(inode, start, size, mount.behaviour.access_time);
+    if (!lease) return reply_error(request, lease.error());
+    const auto pieces = lease->pieces();
+    result = fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
+  }
+  if (result != -EFAULT) return;
+  // The kernel met poison that nobody knew of while it copied from the pool. It has answered EIO to the reader, and the
+  // request is gone. A copy of the engine's own finds the block and says so.
+  std::vector<std::byte> discarded(size);
+  (void)mount.volume->read(inode, start, discarded);
+}
+
+// O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
+void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info*) {
+  const Volume::WriteOptions options{.append = false, .kill_set_id = must_kill_set_id(request, InodeNumber(node))};
+  const auto written = volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset),
+                                             std::as_bytes(std::span(data, size)), options);
+  if (!written) return reply_error(request, written.error());
+  if (options.kill_set_id) forget_mode(request, node);
+  fuse_reply_write(request, size);
+}
+
+void flush(fuse_req_t request, fuse_ino_t, fuse_file_info*) { fuse_reply_err(request, 0); }
+
+void release(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
+  // Times of in-place writes are lazy until now. Nobody waits for this reply.
+  if ((file->flags & O_ACCMODE) != O_RDONLY) (void)volume(request).sync(InodeNumber(node));
+  fuse_reply_err(request, 0);
+}
+
+void fsync(fuse_req_t request, fuse_ino_t node, int, fuse_file_info*) {
+  reply_done(request, volume(request).sync(InodeNumber(node)));
+}
+
+void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_t length, fuse_file_info*) {
+  const auto wanted = to_allocate_mode(mode);
+  if (!wanted) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
+  reply_done(request, volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
+                                               static_cast<std::uint64_t>(length)));
+}
+
+void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info*, fuse_ino_t to,
+                     off_t to_offset, fuse_file_info*, std::size_t length, int flags) {
+  if (flags != 0) return reply_error(request, Error{ErrorCode::kInvalid, {}});
+  const auto start = static_cast<std::uint64_t>(from_offset);
+  const auto done = volume(request).clone_range(InodeNumber(from), start, InodeNumber(to),
+                                                static_cast<std::uint64_t>(to_offset), cloneable_length(start, length));
+  if (!done) return reply_error(request, done.error());
+  fuse_reply_write(request, *done);
+}
+
+void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_file_info*) {
+  if (whence != SEEK_DATA && whence != SEEK_HOLE) return reply_error(request, Error{ErrorCode::kInvalid, {}});
+  const auto found = volume(request).seek(InodeNumber(node), static_cast<std::uint64_t>(offset), whence == SEEK_DATA);
+  if (!found) return reply_error(request, found.error());
+  fuse_reply_lseek(request, static_cast<off_t>(*found));
+}
+
+void ioctl(fuse_req_t request, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*, std::size_t, std::size_t) {
+  fuse_reply_err(request, ENOTTY);
+}
+
+}  // namespace daxcow::handlers

@@ -1,0 +1,164 @@
+// Names: looking them up, making, moving and removing them.
+#include <linux/fs.h>
+
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <string_view>
+
+#include "fuse/acl.h"
+#include "fuse/handlers.h"
+
+namespace daxcow::handlers {
+
+namespace {
+
+// LOOKUP of "." in the inode itself, a directory or not: an NFS handle names an inode that the kernel no longer knows, and
+// which may have been removed.
+void lookup_self(fuse_req_t request, InodeNumber inode) {
+  auto& volume = handlers::volume(request);
+  if (const auto found = volume.attributes(inode); !found) return reply_error(request, found.error());
+  volume.remember(inode);
+  const auto attributes = volume.attributes(inode);  // nobody holds its directory: it may have gone in between
+  if (attributes) return reply_counted_entry(request, *attributes);
+  volume.forget(inode, 1);
+  reply_error(request, attributes.error());
+}
+
+// The default list of a directory, if it has one. A list that cannot be read stops the creation: the new inode would be
+// open to others than its directory says.
+Result<std::optional<Acl>> default_acl(Volume& volume, InodeNumber directory) {
+  const auto value = volume.get_attribute(directory, kDefaultAcl);
+  if (value) return Acl::parse(std::as_bytes(std::span(*value)));
+  if (value.error().code == ErrorCode::kNoAttribute) return std::optional<Acl>();
+  return std::unexpected(value.error());
+}
+
+Result<> store_inherited(Volume& volume, const Attributes& created, const Acl& inherited, const Acl& access) {
+  const auto store = [&](std::string_view name, const Acl& acl) {
+    const auto value = acl.value();
+    return volume.set_attribute(created.inode, name, std::as_bytes(std::span(value)), Volume::SetAttributeMode::kAny);
+  };
+  if (!access.is_minimal()) TRY(store(kAccessAcl, access));
+  if (S_ISDIR(created.mode)) TRY(store(kDefaultAcl, inherited));
+  return {};
+}
+
+void undo_create(Volume& volume, InodeNumber directory, const char* name, const Attributes& created) {
+  if (S_ISDIR(created.mode))
+    (void)volume.remove_directory(directory, name);
+  else
+    (void)volume.unlink(directory, name);
+}
+
+void reply_created(fuse_req_t request, const Result<Attributes>& created) {
+  if (!created) return reply_error(request, created.error());
+  reply_entry(request, *created);
+}
+
+}  // namespace
+
+NewInode new_inode(fuse_req_t request, std::uint32_t mode) {
+  const fuse_ctx* caller = fuse_req_ctx(request);
+  return {.mode = mode, .uid = caller->uid, .gid = caller->gid, .device = 0, .symlink_target = {}};
+}
+
+Result<Attributes> create_inode(fuse_req_t request, fuse_ino_t parent, const char* name, NewInode inode) {
+  auto& mount = context(request);
+  const InodeNumber directory(parent);
+  if (!mount.behaviour.access_lists || S_ISLNK(inode.mode)) return mount.volume->create(directory, name, inode);
+
+  const auto inherited = TRY(default_acl(*mount.volume, directory));
+  if (!inherited) {
+    inode.mode &= ~(fuse_req_ctx(request)->umask & 0777);
+    return mount.volume->create(directory, name, inode);
+  }
+  Acl access = *inherited;
+  access.restrict_to(inode.mode);
+  inode.mode = (inode.mode & ~0777u) | access.mode_bits();
+  auto created = TRY(mount.volume->create(directory, name, inode));
+  if (auto stored = store_inherited(*mount.volume, created, *inherited, access); !stored) {
+    undo_create(*mount.volume, directory, name, created);
+    return std::unexpected(stored.error());
+  }
+  return created;
+}
+
+void lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  auto& mount = context(request);
+  if (std::strcmp(name, ".") == 0) return lookup_self(request, InodeNumber(parent));
+  const auto found = mount.volume->lookup(InodeNumber(parent), name);
+  if (found) return reply_entry(request, *found);
+  if (found.error().code != ErrorCode::kNotFound) return reply_error(request, found.error());
+  fuse_entry_param nothing{};  // node 0: remember that there is no such name
+  nothing.entry_timeout = mount.behaviour.entry_timeout_seconds;
+  fuse_reply_entry(request, &nothing);
+}
+
+void forget(fuse_req_t request, fuse_ino_t node, std::uint64_t count) {
+  volume(request).forget(InodeNumber(node), count);
+  fuse_reply_none(request);
+}
+
+void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forgets) {
+  for (const auto& item : std::span(forgets, count)) volume(request).forget(InodeNumber(item.ino), item.nlookup);
+  fuse_reply_none(request);
+}
+
+void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t device) {
+  auto inode = new_inode(request, mode);
+  inode.device = static_cast<std::uint32_t>(device);
+  reply_created(request, create_inode(request, parent, name, inode));
+}
+
+void mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode) {
+  reply_created(request, create_inode(request, parent, name, new_inode(request, S_IFDIR | (mode & 07777))));
+}
+
+void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
+  auto inode = new_inode(request, S_IFLNK | 0777);
+  inode.symlink_target = target;
+  reply_created(request, create_inode(request, parent, name, inode));
+}
+
+void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
+  const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
+  if (!created) return reply_error(request, created.error());
+  auto& mount = context(request);
+  const auto entry = to_entry(mount, *created);
+  set_open_reply(mount, file);
+  mount.volume->remember(created->inode);
+  if (fuse_reply_create(request, &entry, file) != 0) mount.volume->forget(created->inode, 1);
+}
+
+void link(fuse_req_t request, fuse_ino_t node, fuse_ino_t parent, const char* name) {
+  reply_created(request, volume(request).link(InodeNumber(node), InodeNumber(parent), name));
+}
+
+void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  reply_done(request, volume(request).unlink(InodeNumber(parent), name));
+}
+
+void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  reply_done(request, volume(request).remove_directory(InodeNumber(parent), name));
+}
+
+void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
+            unsigned flags) {
+  RenameMode mode;
+  switch (flags) {
+    case 0: mode = RenameMode::kReplace; break;
+    case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
+    case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
+    default: fuse_reply_err(request, EINVAL); return;
+  }
+  reply_done(request, volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode));
+}
+
+void readlink(fuse_req_t request, fuse_ino_t node) {
+  const auto target = volume(request).read_link(InodeNumber(node));
+  if (!target) return reply_error(request, target.error());
+  fuse_reply_readlink(request, target->c_str());
+}
+
+}  // namespace daxcow::handlers

@@ -1,0 +1,126 @@
+#include "fuse/session.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <memory>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "fuse/transport.h"
+
+namespace daxcow {
+
+namespace {
+
+// Interrupts a session's main thread, which sleeps in libfuse; see stop().
+constexpr int kWakeSignal = SIGUSR2;
+
+void install_wake_handler() {
+  struct sigaction action{};
+  action.sa_handler = [](int) {};  // without SA_RESTART: sem_wait returns
+  sigaction(kWakeSignal, &action, nullptr);
+}
+
+struct LoopConfig {
+  fuse_loop_config* config = fuse_loop_cfg_create();
+  ~LoopConfig() { fuse_loop_cfg_destroy(config); }
+};
+
+}  // namespace
+
+Session::Session(std::shared_ptr<Volume> volume, SessionOptions options)
+    : options_(std::move(options)),
+      context_{.volume = std::move(volume), .behaviour = options_.behaviour},
+      volume_number_(context_.volume->number()),
+      volume_name_(context_.volume->name()),
+      read_only_(context_.volume->read_only()) {}
+
+Result<std::shared_ptr<Session>> Session::create(std::shared_ptr<Volume> volume, FileDescriptor device,
+                                                 SessionOptions options) {
+  std::shared_ptr<Session> session(new Session(std::move(volume), std::move(options)));
+  fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
+  fuse_opt_add_arg(&arguments, "daxcow");
+  if (session->options_.debug) fuse_opt_add_arg(&arguments, "-odebug");
+  session->session_ = fuse_session_new(&arguments, &operations(), sizeof(fuse_lowlevel_ops), &session->context_);
+  fuse_opt_free_args(&arguments);
+  if (session->session_ == nullptr) return fail(ErrorCode::kIo, "libfuse could not make a session");
+  session->context_.session = session->session_;
+  const int owned = ::fcntl(device.get(), F_DUPFD_CLOEXEC, 0);  // the session closes it
+  if (owned < 0) return std::unexpected(Error::from_errno(errno, "cannot duplicate a descriptor"));
+  if (auto attached = attach_transport(session->session_, owned); !attached) {
+    ::close(owned);
+    return std::unexpected(attached.error());
+  }
+  return session;
+}
+
+Session::~Session() {
+  if (thread_.joinable()) {
+    stop();
+    finish();
+  }
+  if (session_ != nullptr) fuse_session_destroy(session_);
+}
+
+void Session::start(dev_t st_dev, std::function<void()> ended) {
+  install_wake_handler();
+  st_dev_ = st_dev;
+  thread_ = std::thread([this, ended = std::move(ended)] { run(ended); });
+}
+
+void Session::run(const std::function<void()>& ended) {
+  LoopConfig loop;
+  fuse_loop_cfg_set_max_threads(loop.config, options_.threads);
+  fuse_loop_cfg_set_idle_threads(loop.config, options_.threads);
+  const int result = fuse_session_loop_mt(session_, loop.config);
+  if (result < 0) spdlog::error("the session of {} ended: {}", options_.directory, Error::from_errno(-result, "libfuse").message);
+  ended_ = true;
+  ended();
+}
+
+void Session::stop() {
+  fuse_session_exit(session_);
+  // libfuse 3.14 looks at the flag only when something wakes it. The signal may come before it sleeps: try again.
+  while (thread_.joinable() && !ended_) {
+    pthread_kill(thread_.native_handle(), kWakeSignal);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+void Session::finish() {
+  if (thread_.joinable()) thread_.join();
+  std::shared_ptr<Volume> volume;
+  {
+    std::lock_guard lock(volume_mutex_);
+    volume.swap(context_.volume);
+  }
+  if (volume != nullptr) volume->forget_all();
+}
+
+std::shared_ptr<Volume> Session::volume() const {
+  std::lock_guard lock(volume_mutex_);
+  return context_.volume;
+}
+
+bool Session::is_connected() const {
+  pollfd device{fuse_session_fd(session_), POLLIN, 0};
+  return ::poll(&device, 1, 0) >= 0 && (device.revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
+}
+
+void Session::invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
+  const int result = fuse_lowlevel_notify_inval_inode(session_, inode.value, static_cast<off_t>(offset),
+                                                      static_cast<off_t>(length));
+  // The kernel may have forgotten the inode, or the mount may be gone.
+  if (result != 0 && result != -ENOENT && result != -ENOTCONN && result != -ENODEV)
+    spdlog::warn("cannot invalidate inode {} of volume {}: {}", inode.value, volume_name_,
+                 Error::from_errno(-result, "notification").message);
+}
+
+}  // namespace daxcow

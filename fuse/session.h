@@ -1,0 +1,80 @@
+// One FUSE session: the connection between the kernel and one mounted volume.
+//
+//   create() -> start() -> (the kernel unmounts, or stop()) -> ended
+//
+// The mount itself is made by the mount program, between create() and start(), in its own mount namespace.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "engine/file_descriptor.h"
+#include "engine/result.h"
+#include "engine/volume.h"
+#include "fuse/operations.h"
+
+namespace daxcow {
+
+struct SessionOptions {
+  MountBehaviour behaviour;
+  unsigned threads = 4;
+  bool debug = false;  // libfuse logs every request
+  std::string directory;  // where it will be mounted, for people
+};
+
+class Session {
+ public:
+  // Takes the volume and an open /dev/fuse that no mount uses yet.
+  static Result<std::shared_ptr<Session>> create(std::shared_ptr<Volume> volume, FileDescriptor device,
+                                                 SessionOptions options);
+  // Must not run in the session's own thread.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Serves requests in threads of its own. `st_dev` is that of the mount's files. Calls `ended` from the session's thread
+  // when the mount is gone, the last thing that thread does.
+  void start(dev_t st_dev, std::function<void()> ended);
+  // Ends the session although it may be mounted: what uses the mount gets errors from then on. Waits for requests under way.
+  void stop();
+  // Waits for the session's thread, and gives the volume back. Only after `ended` was called, or stop().
+  void finish();
+  // Whether the kernel still has the mount.
+  bool is_connected() const;
+
+  // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not with a
+  // lock held that a request could wait for.
+  void invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length);
+
+  // Null after finish().
+  std::shared_ptr<Volume> volume() const;
+  VolumeNumber volume_number() const { return volume_number_; }
+  const std::string& volume_name() const { return volume_name_; }
+  bool read_only() const { return read_only_; }
+  const std::string& directory() const { return options_.directory; }
+  bool started() const { return st_dev_ != 0; }
+  dev_t device() const { return st_dev_; }  // 0 before start()
+
+ private:
+  Session(std::shared_ptr<Volume> volume, SessionOptions options);
+  void run(const std::function<void()>& ended);
+
+  SessionOptions options_;
+  mutable std::mutex volume_mutex_;  // orders finish() and volume(); requests have ended by then
+  MountContext context_;
+  VolumeNumber volume_number_;
+  std::string volume_name_;
+  bool read_only_;
+  fuse_session* session_ = nullptr;
+  std::thread thread_;
+  std::atomic<bool> ended_ = false;
+  std::atomic<dev_t> st_dev_ = 0;
+};
+
+}  // namespace daxcow

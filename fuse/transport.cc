@@ -1,0 +1,98 @@
+#include "fuse/transport.h"
+
+#include <linux/fuse.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+namespace daxcow {
+
+namespace {
+
+constexpr std::uint32_t kWantedFlags = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
+
+// INIT is the first request of a session and is handled by the thread that read it, as every request.
+thread_local std::uint64_t init_request = 0;  // its `unique`; 0: this thread handles no INIT
+thread_local std::uint32_t init_offered = 0;
+thread_local bool kills_set_id = false;
+
+template <class T>
+T load(const char* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+void look_at_request(const char* request, std::size_t length) {
+  kills_set_id = false;
+  init_request = 0;
+  if (length < sizeof(fuse_in_header)) return;
+  const auto header = load<fuse_in_header>(request);
+  const char* body = request + sizeof header;
+  const std::size_t body_bytes = length - sizeof header;
+  const auto field = [&](std::size_t offset) {
+    return body_bytes >= offset + sizeof(std::uint32_t) ? load<std::uint32_t>(body + offset) : 0;
+  };
+  switch (header.opcode) {
+    case FUSE_INIT:
+      init_request = header.unique;
+      init_offered = field(offsetof(fuse_init_in, flags));
+      break;
+    case FUSE_WRITE:
+      kills_set_id = (field(offsetof(fuse_write_in, write_flags)) & FUSE_WRITE_KILL_SUIDGID) != 0;
+      break;
+    case FUSE_SETATTR:
+      kills_set_id = (field(offsetof(fuse_setattr_in, valid)) & FATTR_KILL_SUIDGID) != 0;
+      break;
+    case FUSE_OPEN:
+      kills_set_id = (field(offsetof(fuse_open_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID) != 0;
+      break;
+    case FUSE_CREATE:
+      kills_set_id = (field(offsetof(fuse_create_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID) != 0;
+      break;
+    default:
+      break;
+  }
+}
+
+ssize_t read_request(int device, void* buffer, std::size_t length, void*) {
+  const ssize_t got = ::read(device, buffer, length);
+  if (got > 0) look_at_request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
+  return got;
+}
+
+// The reply to INIT is a header and a fuse_init_out, in two pieces.
+bool is_init_reply(const iovec* pieces, int count) {
+  if (init_request == 0 || count != 2 || pieces[0].iov_len != sizeof(fuse_out_header)) return false;
+  if (pieces[1].iov_len < offsetof(fuse_init_out, flags) + sizeof(std::uint32_t)) return false;
+  const auto header = load<fuse_out_header>(static_cast<const char*>(pieces[0].iov_base));
+  return header.unique == init_request && header.error == 0;
+}
+
+ssize_t write_reply(int device, iovec* pieces, int count, void*) {
+  if (is_init_reply(pieces, count)) {
+    char* flags_at = static_cast<char*>(pieces[1].iov_base) + offsetof(fuse_init_out, flags);
+    const std::uint32_t flags = load<std::uint32_t>(flags_at) | (kWantedFlags & init_offered);
+    std::memcpy(flags_at, &flags, sizeof flags);
+    init_request = 0;
+  }
+  return ::writev(device, pieces, count);
+}
+
+}  // namespace
+
+Result<> attach_transport(fuse_session* session, int device) {
+  fuse_custom_io io{};
+  io.read = read_request;
+  io.writev = write_reply;
+  const int result = fuse_session_custom_io(session, &io, device);
+  if (result != 0) return std::unexpected(Error::from_errno(result < 0 ? -result : EINVAL, "fuse_session_custom_io"));
+  return {};
+}
+
+bool request_kills_set_id() { return kills_set_id; }
+
+}  // namespace daxcow

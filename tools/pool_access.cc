@@ -1,0 +1,88 @@
+#include "tools/pool_access.h"
+
+#include <fmt/core.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <chrono>
+#include <iostream>
+#include <thread>
+
+#include "engine/medium_pmem2.h"
+
+namespace daxcow::tools {
+
+namespace {
+
+Result<std::unique_ptr<Pool>> open_here(const std::string& path, bool read_only) {
+  auto medium = TRY(open_pmem2_medium(path, {.read_only = read_only}));
+  PoolOptions options;
+  options.read_only = read_only;
+  options.background = !read_only;
+  options.log = [](const std::string& line) { std::cerr << line << '\n'; };
+  return Pool::open(std::move(medium), std::move(options));
+}
+
+}  // namespace
+
+Result<std::string> resolve_pool(const std::string& name) {
+  struct stat status {};
+  if (::stat(name.c_str(), &status) != 0) {
+    if (errno == ENOTCONN)
+      return fail(ErrorCode::kIo,
+                  fmt::format("{}: the daemon of this mount has died; umount it, and mount it again", name));
+    return std::unexpected(Error::from_errno(errno, name));
+  }
+  auto file = find_mounted_file(name);
+  if (file) return std::move(file->pool_path);
+  if (file.error().code != ErrorCode::kUnsupported) return std::unexpected(std::move(file).error());
+  if (S_ISDIR(status.st_mode))
+    return fail(ErrorCode::kIsDirectory, fmt::format("{}: neither a pool nor a directory on a daxcow mount", name));
+  return name;
+}
+
+Result<PoolAccess> PoolAccess::open(const std::string& name, Need need) {
+  PoolAccess access;
+  access.path_ = TRY(resolve_pool(name));
+  access.need_ = need;
+  TRY(access.reach());
+  return access;
+}
+
+Result<> PoolAccess::reach() {
+  // A daemon that is just starting or ending has the pool but does not answer: give it a moment.
+  for (int attempt = 0;; ++attempt) {
+    auto client = ControlClient::connect(path_);
+    if (client) {
+      client_ = std::move(*client);
+      return {};
+    }
+    const ErrorCode why = client.error().code;
+    // Without permission to ask there may still be permission to open.
+    if (why != ErrorCode::kNotFound && why != ErrorCode::kPermission) return std::unexpected(std::move(client).error());
+    if (need_ == Need::kDaemon) {
+      if (why == ErrorCode::kPermission) return std::unexpected(std::move(client).error());
+      return fail(ErrorCode::kNotFound, fmt::format("{}: not mounted, so no daemon serves it", path_));
+    }
+    auto pool = open_here(path_, need_ == Need::kRead);
+    if (pool) {
+      pool_ = std::move(*pool);
+      return {};
+    }
+    if (pool.error().code != ErrorCode::kBusy || attempt == 20) return std::unexpected(std::move(pool).error());
+    if (why == ErrorCode::kPermission) return std::unexpected(std::move(client).error());
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+Result<nlohmann::json> PoolAccess::call(const nlohmann::json& request, const CommandProgress& progress) {
+  while (client_) {
+    auto reply = client_->call(request, progress);
+    if (reply || !daemon_gone() || need_ == Need::kDaemon) return reply;
+    client_.reset();
+    TRY(reach());
+  }
+  return checked_reply(execute(*pool_, request, nullptr, progress));
+}
+
+}  // namespace daxcow::tools

@@ -1,0 +1,30 @@
+// The subcommands of daxcow. Each gets its own name for messages ("daxcow map") and its arguments, prints, and returns
+// the exit code of the program.
+#pragma once
+
+#include <string>
+
+#include "tools/command_line.h"
+
+namespace daxcow::tools {
+
+// tools/subcommand_volume.cc
+int volume_create(const std::string& program, const Arguments& arguments);
+int volume_list(const std::string& program, const Arguments& arguments);
+int volume_delete(const std::string& program, const Arguments& arguments);
+int volume_rollback(const std::string& program, const Arguments& arguments);
+int snapshot(const std::string& program, const Arguments& arguments);
+// tools/subcommand_file.cc
+int clone(const std::string& program, const Arguments& arguments);
+int map(const std::string& program, const Arguments& arguments);
+// tools/subcommand_poison.cc
+int owners(const std::string& program, const Arguments& arguments);
+int poison_list(const std::string& program, const Arguments& arguments);
+int scrub(const std::string& program, const Arguments& arguments);
+int inject_error(const std::string& program, const Arguments& arguments);
+// tools/subcommand_status.cc
+int events(const std::string& program, const Arguments& arguments);
+int stat(const std::string& program, const Arguments& arguments);
+int settle(const std::string& program, const Arguments& arguments);
+
+}  // namespace daxcow::tools
