@@ -23,6 +23,7 @@ BlockPtr LeafWalk::enter(MapEntry entry, BlockType type, const Place& place) {
   if (!content) return nullptr;
   const std::size_t index = context_.described.index(entry.block());
   if (met_[index]) {
+    met_again_ = true;
     context_.findings.add(FindingKind::kMapShape, Severity::kLoss, entry.block(), place,
                           std::string("a block of type ") + name_of(type) + " is used twice within the volume");
     return nullptr;
@@ -45,8 +46,10 @@ void LeafWalk::below(std::span<const std::uint64_t> entries, std::uint8_t log512
   }
 }
 
-void LeafWalk::for_each(const Fork& fork, const Place& place, Visit visit) {
+bool LeafWalk::for_each(const Fork& fork, const Place& place, Visit visit) {
+  met_again_ = false;
   below(fork.slots, static_cast<std::uint8_t>(fork.level - 1), fork.kind, FileBlock(0), place, visit);
+  return !met_again_;
 }
 
 // --- directories --------------------------------------------------------------------------------------------------------

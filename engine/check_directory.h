@@ -13,16 +13,17 @@
 
 namespace daxcow::checker {
 
-// Visits the metadata leaves of forks, in order. Inode tables, directories and orphan lists share blocks with those of
-// other volumes but never within their own, so a block met twice in a volume is damage, and going round with it could take
-// for ever.
+// Visits the metadata leaves of forks, in order. Inode tables, directories, orphan lists and attributes share blocks with
+// those of other volumes but never within their own, so a block met twice in a volume is damage, and going round with it
+// could take for ever.
 class LeafWalk {
  public:
   explicit LeafWalk(Context& context) : context_(context) {}
 
   void start_volume() { met_.assign(context_.described.size(), false); }
   using Visit = FunctionRef<void(BlockNumber block, FileBlock at, const Block& content)>;
-  void for_each(const Fork& fork, const Place& place, Visit visit);
+  // False if a block was met before in this volume; what is below it is not visited again.
+  bool for_each(const Fork& fork, const Place& place, Visit visit);
 
  private:
   void below(std::span<const std::uint64_t> entries, std::uint8_t log512, format::LeafKind kind, FileBlock base, const Place& place, Visit visit);
@@ -30,6 +31,7 @@ class LeafWalk {
 
   Context& context_;
   std::vector<bool> met_;
+  bool met_again_ = false;
 };
 
 // Visits every entry of a directory that makes sense, with its cookie. When `thorough`, the content is checked too: it need

@@ -29,7 +29,6 @@ class InodeCheck {
     check_size();
     check_blocks();
     if (S_ISLNK(record_.mode)) check_symlink();
-    check_attributes();
   }
 
  private:
@@ -97,28 +96,46 @@ class InodeCheck {
     if (target.find('\0') != std::string::npos) add(FindingKind::kInode, "the target of a symlink holds a zero byte");
   }
 
-  void check_attributes() {
-    if (record_.attribute_bytes > format::kMaximumAttributeForkBytes) return add(FindingKind::kAttributes, "the attribute fork is too large");
+  Context& context_;
+  const TreeWalk& trees_;
+  const InodeInTable& inode_;
+  const InodeRecord& record_;
+  const LeafKind kind_;
+};
+
+class AttributeCheck {
+ public:
+  AttributeCheck(Context& context, const TreeWalk& trees, const InodeInTable& inode)
+      : context_(context), trees_(trees), inode_(inode), record_(inode.record) {}
+
+  void check_fork() {
+    if (record_.attribute_bytes > format::kMaximumAttributeForkBytes) add("the attribute fork is too large");
     if (trees_.below(attribute_fork(record_)).leaves != blocks_for(record_.attribute_bytes))
-      add(FindingKind::kAttributes, "the attribute fork has more or fewer blocks than its " + std::to_string(record_.attribute_bytes) + " bytes");
-    if (record_.attribute_bytes == 0) return;
-    const auto list = AttributeList::read(context_.metadata, record_);
-    if (!list) return add(FindingKind::kAttributes, describe(list.error()));
+      add("the attribute fork has more or fewer blocks than its " + std::to_string(record_.attribute_bytes) + " bytes");
+  }
+
+  void check_list(const Result<AttributeList>& list) {
+    if (!list) return add(describe(list.error()));
     std::set<std::pair<AttributeSpace, std::string_view>> names;
     for (const auto& item : list->items()) {
-      check_attribute(item);
-      if (!names.emplace(item.space, item.name).second) add(FindingKind::kAttributes, "an attribute is there twice");
+      check_item(item);
+      if (!names.emplace(item.space, item.name).second) add("an attribute is there twice");
     }
   }
 
-  void check_attribute(const AttributeList::Item& item) {
-    if (item.space < AttributeSpace::kUser || item.space > AttributeSpace::kParent) return add(FindingKind::kAttributes, "an attribute is of no known space");
-    if (item.value.size() > format::kMaximumAttributeBytes) add(FindingKind::kAttributes, "an attribute's value is too large");
+ private:
+  void add(std::string what) {
+    context_.findings.add(FindingKind::kAttributes, Severity::kRepairable, inode_.block, Place{inode_.volume, inode_.number, {}}, std::move(what));
+  }
+
+  void check_item(const AttributeList::Item& item) {
+    if (item.space < AttributeSpace::kUser || item.space > AttributeSpace::kParent) return add("an attribute is of no known space");
+    if (item.value.size() > format::kMaximumAttributeBytes) add("an attribute's value is too large");
     if (item.space == AttributeSpace::kParent) {
-      if (item.name.size() != 16 || !item.value.empty()) add(FindingKind::kAttributes, "a further parent makes no sense");
-      if (S_ISDIR(record_.mode)) add(FindingKind::kAttributes, "a directory has further parents");
+      if (item.name.size() != 16 || !item.value.empty()) add("a further parent makes no sense");
+      if (S_ISDIR(record_.mode)) add("a directory has further parents");
     } else if (item.name.empty() || item.name.find('\0') != std::string::npos) {
-      add(FindingKind::kAttributes, "an attribute's name makes no sense");
+      add("an attribute's name makes no sense");
     }
   }
 
@@ -126,7 +143,6 @@ class InodeCheck {
   const TreeWalk& trees_;
   const InodeInTable& inode_;
   const InodeRecord& record_;
-  const LeafKind kind_;
 };
 
 // The bad blocks below a file's map. Bounded: a hostile map may reach one bad block in more ways than can be listed.
@@ -172,9 +188,14 @@ class LostRanges {
 
 void check_inode(Context& context, const TreeWalk& trees, const InodeInTable& inode) { InodeCheck(context, trees, inode).run(); }
 
-std::vector<std::pair<std::uint64_t, std::uint64_t>> further_parents(Context& context, const InodeRecord& record) {
+std::vector<std::pair<std::uint64_t, std::uint64_t>> check_attributes(Context& context, const TreeWalk& trees,
+                                                                      const InodeInTable& inode, bool thorough) {
+  AttributeCheck check(context, trees, inode);
+  if (thorough) check.check_fork();
   std::vector<std::pair<std::uint64_t, std::uint64_t>> parents;
-  const auto list = AttributeList::read(context.metadata, record);
+  if (inode.record.attribute_bytes == 0) return parents;
+  const auto list = AttributeList::read(context.metadata, inode.record);
+  if (thorough) check.check_list(list);
   if (!list) return parents;
   for (const auto& item : list->items())
     if (item.space == AttributeSpace::kParent && item.name.size() == 16) parents.push_back(AttributeList::parse_parent(item.name));

@@ -18,11 +18,13 @@ struct InodeInTable {
   const format::InodeRecord& record;
 };
 
-// Fields, sizes, block count, attributes, symlink target. `trees` has walked the inode's forks.
+// Fields, sizes, block count, symlink target. `trees` has walked the inode's forks.
 void check_inode(Context& context, const TreeWalk& trees, const InodeInTable& inode);
 
-// The further parents that the attribute fork lists: directory and cookie. Empty if the fork cannot be read.
-std::vector<std::pair<std::uint64_t, std::uint64_t>> further_parents(Context& context, const format::InodeRecord& record);
+// The attribute fork, which must be the inode's own. Checks it when `thorough`; returns the further parents that it lists
+// (directory and cookie), none if it cannot be read.
+std::vector<std::pair<std::uint64_t, std::uint64_t>> check_attributes(Context& context, const TreeWalk& trees,
+                                                                      const InodeInTable& inode, bool thorough);
 
 // Reports the ranges of the file whose blocks are bad, up to a bound.
 void report_lost(Context& context, const TreeWalk& trees, const InodeInTable& inode);

@@ -172,6 +172,7 @@ void TreeWalk::walk_roots() {
     context_.findings.add(FindingKind::kVolume, Severity::kLoss, format::kRootsBlock, "roots block", "there is no volume table");
     return;
   }
+  volume_zero_ = zero;
   volumes_.push_back({kVolumeZero, data_fork(zero, LeafKind::kInodes)});
   walk_fork(visit, format::kRootsBlock, volumes_.front().table);
   walk_fork(visit, format::kRootsBlock, attribute_fork(zero));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -42,6 +43,7 @@ class TreeWalk {
   void for_each_record(FunctionRef<void(const format::ReverseRecord&)> visit);
   // Volume 0 first.
   const std::vector<VolumeRoot>& volumes() const { return volumes_; }
+  const std::optional<format::InodeRecord>& volume_zero() const { return volume_zero_; }
   std::uint64_t generation_limit() const { return generation_limit_; }
 
   // What is below a fork that was walked.
@@ -84,6 +86,7 @@ class TreeWalk {
   std::vector<std::uint64_t> chunks_;     // sorted
   std::vector<VolumeRoot> volumes_;
   std::vector<std::pair<BlockNumber, format::InodeRecord>> graveyards_;  // put off to the end; at most one
+  std::optional<format::InodeRecord> volume_zero_;
   std::uint64_t generation_limit_ = 0;
 };
 

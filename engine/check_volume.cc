@@ -102,9 +102,14 @@ class VolumeCheck {
     }
     if (fact.is_volume && number_ != kVolumeZero) add(FindingKind::kVolume, inode.number, "an inode outside of the volume table has a volume's flag");
     if (thorough) check_inode(context_, trees_, inode);
-    if (record.attribute_bytes != 0)
-      for (const auto& [directory, cookie] : further_parents(context_, record)) declared_.push_back({fact.number, directory, cookie});
+    if ((thorough || record.attribute_bytes != 0) && owns_attributes(inode))
+      for (const auto& [directory, cookie] : check_attributes(context_, trees_, inode, thorough))
+        declared_.push_back({fact.number, directory, cookie});
     if (!context_.bad.empty() && data_kind(record, inode.number, number_) == LeafKind::kData) report_lost(context_, trees_, inode);
+  }
+
+  bool owns_attributes(const InodeInTable& inode) {
+    return shared_.leaves_.for_each(attribute_fork(inode.record), Place{number_, inode.number, {}}, [](BlockNumber, FileBlock, const Block&) {});
   }
 
   const TableBlock* table_block(std::uint64_t inode) const {
@@ -272,6 +277,7 @@ bool VolumeChecks::is_new(BlockNumber block, FileBlock at) {
 }
 
 void VolumeChecks::run() {
+  if (const auto& zero = trees_.volume_zero()) check_inode(context_, trees_, {kVolumeZero, InodeNumber(0), format::kRootsBlock, *zero});
   for (const VolumeRoot& volume : trees_.volumes()) {
     const bool user_volume = volume.number != kVolumeZero;
     const std::pair key(volume.table.slots, volume.table.level);

@@ -53,6 +53,7 @@ void Poison::Mailbox::wake() {
 }
 
 Poison::Poison(Store& store, PoisonHost& host) : store_(store), host_(host) {
+  for (const auto& [block, sectors] : store_.ledger().all()) handled_.emplace(block, sectors);
   // Store calls a copy of the function outside of its lock, so possibly after this object is gone.
   store_.set_wake([mailbox = mailbox_] { mailbox->wake(); });
 }
@@ -150,12 +151,8 @@ void Poison::pass() {
   publish_healed();
   // `attend`: blocks of the ledger to sort out, with those sectors that are new.
   Sectors attend;
-  if (std::exchange(first_pass_, false)) {
-    for (const auto& [block, sectors] : recorded_ledger()) {
-      handled_.emplace(block, sectors);
-      attend.emplace(block, 0);
-    }
-  }
+  if (std::exchange(first_pass_, false))
+    for (const auto& [block, sectors] : handled_) attend.emplace(block, 0);
 
   const Sectors suspected = look_at_suspects(attend);
   Sectors listed = listed_;
@@ -185,11 +182,12 @@ Poison::Sectors Poison::look_at_suspects(Sectors& attend) {
   Sectors unreadable;
   for (const BlockRun& run : store_.take_suspects()) {
     for (BlockNumber block = run.first; block < run.end() && block.value < pool_blocks(store_); ++block) {
-      if (handled_.contains(block)) {
+      store_.medium().note_fault(block);
+      if (const auto it = handled_.find(block); it != handled_.end()) {
+        store_.ledger().set(block, it->second);  // as exactly as it is known
         attend.emplace(block, 0);
         continue;
       }
-      store_.medium().note_fault(block);
       Block content;
       if (!store_.medium().read(byte_offset(block), content.bytes))
         unreadable.emplace(block, kWholeBlock);
@@ -225,7 +223,7 @@ void Poison::note_gone(const Sectors& listed, Sectors& attend) {
     event.text = "the device no longer lists block " + std::to_string(block.value) + " as bad";
     publish(std::move(event));
     cannot_clear_.erase(block);
-    if (store_.ledger().mask(block) != 0) attend.emplace(block, 0);
+    if (handled_.contains(block)) attend.emplace(block, 0);
   }
 }
 
@@ -268,7 +266,7 @@ void Poison::attend_to(const Sectors& blocks) {
         // The mark comes after the entry in the ledger: who begins later cannot be given the block.
         if (const auto [it, is_new] = pending_.try_emplace(block, Pending{0, fresh}); is_new) {
           it->second.mark = store_.operations().mark();
-          record({{block, store_.ledger().mask(block)}}, {});
+          record({{block, handled_[block]}}, {});
         } else {
           it->second.fresh_sectors |= fresh;
         }
@@ -339,8 +337,13 @@ bool Poison::record(const Sectors& ledger, const std::function<void(format::Root
     if (count) count(TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))->as<format::Roots>());
     return Step::kDone;
   });
-  if (!recorded) store_.log("the poison ledger cannot be written: " + describe(recorded.error()));
-  return recorded.has_value();
+  if (!recorded) {
+    store_.log("the poison ledger cannot be written: " + describe(recorded.error()));
+    return false;
+  }
+  for (const auto& [block, sectors] : ledger)
+    if (sectors == 0) handled_.erase(block);
+  return true;
 }
 
 void Poison::publish(Event event) {

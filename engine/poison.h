@@ -127,10 +127,10 @@ class Poison {
   void look_at_pending() REQUIRES(pass_mutex_) EXCLUDES(store_.mutex);
 
   // poison_data.cc
-  void lose(const Sectors& lost);
+  void lose(const Sectors& lost) REQUIRES(pass_mutex_);
   void report_loss(BlockNumber block, std::uint8_t sectors);
   void publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRange& owner);
-  void publish_healed();
+  void publish_healed() REQUIRES(pass_mutex_);
   void publish_found(const Sectors& bad);
 
   // poison_clear.cc
@@ -145,7 +145,7 @@ class Poison {
 
   // Changes ledger records and counters in one transaction; logs what fails. With an open that is read-only, nothing is
   // written and the ledger is the one in DRAM.
-  bool record(const Sectors& ledger, const std::function<void(format::Roots&)>& count);
+  bool record(const Sectors& ledger, const std::function<void(format::Roots&)>& count) REQUIRES(pass_mutex_);
   void publish(Event event);
   // An event about a whole block.
   static Event event_of(EventKind kind, BlockNumber block);

@@ -23,7 +23,7 @@ std::string describe_place(BlockNumber block) { return "block " + std::to_string
 void Poison::mend(BlockNumber block) {
   if (store_.read_only()) return;  // reads come from the other copy
   // Recorded until it is rewritten: after a crash in between nobody may take what is in it for the block.
-  record({{block, store_.ledger().mask(block)}}, {});
+  record({{block, handled_[block]}}, {});
   const auto mended = mend_poisoned(store_, block);
   if (!mended) return could_not_clear(block, mended.error());
   if (*mended == Mended::kLost) return publish_metadata_lost(block);
@@ -38,7 +38,7 @@ void Poison::mend(BlockNumber block) {
 
 void Poison::mend_copy(BadCopy copy) {
   const BlockNumber block = place_of_copy(copy);
-  if (store_.read_only() || store_.ledger().mask(block) != 0) return;  // known, and tried
+  if (store_.read_only() || handled_.contains(block)) return;  // known, and tried
   const auto mended = mend_failed(store_, copy);
   if (!mended && mended.error().code == ErrorCode::kPoisoned) {
     // The next pass sees what the device says of it; if it says nothing, the whole block counts as bad.
@@ -99,7 +99,7 @@ void Poison::clear_ours(const std::set<BlockNumber>& blocks) {
 void Poison::clear_run(BlockRun run) {
   Sectors ledger, none;
   for (BlockNumber block = run.first; block < run.end(); ++block) {
-    ledger.emplace(block, store_.ledger().mask(block));
+    ledger.emplace(block, handled_[block]);
     none.emplace(block, 0);
   }
   record(ledger, {});

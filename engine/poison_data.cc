@@ -64,7 +64,7 @@ void Poison::lose(const Sectors& lost) {
     Sectors ledger, fresh;
     std::uint64_t blocks = 0;
     for (; it != lost.end() && ledger.size() < kRecordsAtOnce; ++it) {
-      const std::uint8_t sectors = store_.ledger().mask(it->first);
+      const std::uint8_t sectors = handled_[it->first];
       ledger.emplace(it->first, sectors);
       fresh.insert(*it);
       blocks += sectors == it->second;  // not one of which more is lost than before

@@ -1,5 +1,7 @@
 #include "engine/transaction.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "engine/check.h"
@@ -20,6 +22,19 @@ std::uint64_t changed_lines(const std::byte* before, const std::byte* after) {
   for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
     if (std::memcmp(before + line * kLineBytes, after + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
   return mask;
+}
+
+// Runs that several references of one transaction let go of are named by each of them.
+std::vector<BlockRun> united(std::vector<BlockRun> runs) {
+  std::ranges::sort(runs, {}, &BlockRun::first);
+  std::vector<BlockRun> result;
+  for (const BlockRun& run : runs) {
+    if (!result.empty() && run.first <= result.back().end())
+      result.back().count = std::max(result.back().end(), run.end()) - result.back().first;
+    else
+      result.push_back(run);
+  }
+  return result;
 }
 
 }  // namespace
@@ -321,7 +336,7 @@ void Transaction::publish() {
     if (!dirty.freed && (dirty.is_new || dirty.line_mask != 0)) metadata.unpin(BlockNumber(block));
   store_.reverse_map().keep_changes();
   store_.transactions_.fetch_add(1, std::memory_order_relaxed);
-  if (!freed_metadata.empty() || !freed_data_.empty()) store_.retire(std::move(freed_data_), std::move(freed_metadata));
+  if (!freed_metadata.empty() || !freed_data_.empty()) store_.retire(united(std::move(freed_data_)), std::move(freed_metadata));
   done_ = true;
 }
 

@@ -11,19 +11,19 @@ namespace daxcow {
 
 namespace {
 
-bool is_lost(Volume& volume, InodeNumber inode, std::uint64_t offset) {
-  const auto lease = volume.read(inode, offset, 1, false);
+// Whether a page of the file cannot be read: the kernel reads, and maps, whole pages.
+bool is_lost(Volume& volume, InodeNumber inode, std::uint64_t page_offset) {
+  const auto lease = volume.read(inode, page_offset, kBlockBytes, false);
   return !lease && lease.error().code == ErrorCode::kPoisoned;
 }
 
-// What is left of the range from `offset` on after dirty pages were written: its first part that is lost still.
-LostRange first_lost_part(Volume& volume, const LostRange& range, std::uint64_t offset) {
-  const std::uint64_t end = range.offset_bytes + range.length_bytes;
+// The first pages from `offset` to `end` that are lost still, after dirty pages were written; length 0 if none is.
+LostRange first_lost_pages(Volume& volume, const LostRange& range, std::uint64_t offset, std::uint64_t end) {
   LostRange part = range;
   while (offset < end && !is_lost(volume, range.inode, offset)) offset += kBlockBytes;
-  part.offset_bytes = std::min(offset, end);
+  part.offset_bytes = offset;
   while (offset < end && is_lost(volume, range.inode, offset)) offset += kBlockBytes;
-  part.length_bytes = std::min(offset, end) - part.offset_bytes;
+  part.length_bytes = offset - part.offset_bytes;
   return part;
 }
 
@@ -75,10 +75,10 @@ void Notifier::handle(const LostRange& range) {
   const auto volume = session->volume();
   if (volume == nullptr) return;
   const std::uint64_t first = range.offset_bytes / kBlockBytes * kBlockBytes;
-  const std::uint64_t end = range.offset_bytes + range.length_bytes;
+  const std::uint64_t end = blocks_for(range.offset_bytes + range.length_bytes) * kBlockBytes;
   session->invalidate(range.inode, first, end - first);
   for (std::uint64_t offset = first; offset < end;) {
-    const auto part = first_lost_part(*volume, range, offset);
+    const auto part = first_lost_pages(*volume, range, offset, end);
     if (part.length_bytes == 0) break;
     signal(part, *session, *volume);
     offset = part.offset_bytes + part.length_bytes;

@@ -454,7 +454,23 @@ TEST_CASE("poison: latent until somebody sees it", "[poison]") {
     CHECK(pool.store->ledger().mask(block) == 0x01);
     CHECK(pool.store->ledger().size() == 1);
   }
+  SECTION("a writer's fault, entered into the ledger at once") {
+    pool.medium->inject(BadRange{byte_offset(block), 512}, DramMedium::Injection::kLatent);
+    pool.store->ledger().set(block, 0xff);
+    pool.store->suspect({block, 1});
+    pool.poison->process_now();
+    CHECK(pool.store->ledger().mask(block) == 0x01);
+    CHECK(pool.events().size() == 5);
+    pool.store->ledger().set(block, 0xff);
+    pool.store->suspect({block, 1});
+    pool.poison->process_now();
+    CHECK(pool.store->ledger().mask(block) == 0x01);
+    CHECK(pool.events().empty());
+    pool.crash();
+    CHECK(pool.store->ledger().mask(block) == 0x01);
+  }
   SECTION("a suspicion without reason") {
+    pool.store->ledger().set(block, 0xff);
     pool.store->suspect({block, 4});
     pool.store->suspect({BlockNumber(16380), 100});
     pool.poison->process_now();

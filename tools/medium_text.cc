@@ -25,8 +25,7 @@ std::string describe_durability(const MediumInfo& info) {
     case Durability::kSync:
       return "stores become durable by msync (slow; mount with -o relaxed to survive only the daemon's end)";
     case Durability::kProcess:
-      return info.kind == MediumKind::kEmulatedFile ? "nothing to lose: memory only, or relaxed"
-                                                    : "nothing to lose: memory only";
+      return "nothing to lose: the file is in memory";
   }
   return "unknown";
 }

@@ -2,7 +2,10 @@
 #include <fmt/core.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <iostream>
+#include <tuple>
+#include <vector>
 
 #include "engine/emulated_badblocks.h"
 #include "tools/pool_access.h"
@@ -31,6 +34,16 @@ std::string bad_sectors(const json& block) {
     first = last;
   }
   return text.empty() ? "-" : text;
+}
+
+// The owners of a block in the order in which people look for them.
+std::vector<json> sorted_owners(const json& block) {
+  std::vector<json> owners = block.at("owners").get<std::vector<json>>();
+  const auto key = [](const json& owner) {
+    return std::tuple(owner.value("volume", ""), owner.value("path", ""), number_in(owner, "offset_bytes"));
+  };
+  std::ranges::sort(owners, {}, key);
+  return owners;
 }
 
 void add_owner(Table& table, std::vector<std::string> row, const json& owner) {
@@ -74,7 +87,7 @@ int owners(const std::string& program, const Arguments& arguments) {
   if (!owners.empty()) {
     using enum Table::Align;
     Table table({{"VOLUME"}, {"PATH"}, {"OFFSET", kRight}, {"LENGTH", kRight}, {"AS"}});
-    for (const json& owner : owners) add_owner(table, {}, owner);
+    for (const json& owner : sorted_owners(*reply)) add_owner(table, {}, owner);
     table.print();
   }
   if (reply->value("owners_truncated", false)) std::cout << "... and more\n";
@@ -119,7 +132,7 @@ int poison_list(const std::string& program, const Arguments& arguments) {
       row.insert(row.end(), {"-", "-", "-", "-", "-"});
       table.add(row);
     }
-    for (const json& owner : block.at("owners")) {
+    for (const json& owner : sorted_owners(block)) {
       add_owner(table, row, owner);
       row = {"", "", ""};
     }

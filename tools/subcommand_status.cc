@@ -15,17 +15,13 @@ namespace {
 
 std::uint64_t number_in(const json& object, const char* field) { return object.value(field, std::uint64_t{0}); }
 
+// "2024-05-01 12:00:00.123 data lost: volume main, /file, bytes 4096-8191; ..."
 void print_event(const json& event) {
   const json time = event.value("time", json::object());
-  std::string where;
-  if (const std::string volume = event.value("volume", ""); !volume.empty())
-    where = fmt::format(" {}:{} {}+{}", volume, event.value("path", ""), number_in(event, "offset_bytes"),
-                        number_in(event, "length_bytes"));
   const std::string text = event.value("text", "");
-  std::cout << fmt::format(
-                   "{}.{:03} {}{}\n", local_time(time.value("seconds", std::int64_t{0})),
-                   number_in(time, "nanoseconds") / 1'000'000, event.value("kind", ""),
-                   printable(text.empty() ? fmt::format(" block {}{}", number_in(event, "block"), where) : ": " + text))
+  std::cout << fmt::format("{}.{:03} {}\n", local_time(time.value("seconds", std::int64_t{0})),
+                           number_in(time, "nanoseconds") / 1'000'000,
+                           printable(text.empty() ? event.value("kind", "") : text))
             << std::flush;
 }
 

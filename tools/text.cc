@@ -63,7 +63,7 @@ std::string human_size(std::uint64_t bytes) {
   double value = static_cast<double>(bytes);
   while (value >= 1024 && unit + 1 < std::size(kUnits)) value /= 1024, ++unit;
   if (value == std::floor(value)) return fmt::format("{:.0f} {}", value, kUnits[unit]);
-  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+  return fmt::format("{:.{}f} {}", value, value < 100 ? 1 : 0, kUnits[unit]);
 }
 
 std::string local_time(std::int64_t seconds) {
