@@ -9,7 +9,8 @@ using format::BlockType;
 DescribedBlocks::DescribedBlocks(const std::vector<BlockNumber>& chunks, std::uint64_t pool_blocks)
     : ordinals_(pool_blocks / format::kChunkBlocks + 1), size_(chunks.size() * format::kMirrorBlocks) {
   for (std::size_t i = 0; i < chunks.size(); ++i)
-    if (chunks[i].value < pool_blocks) ordinals_[chunks[i].value / format::kChunkBlocks] = static_cast<std::uint32_t>(i);
+    if (chunks[i].value < pool_blocks)
+      ordinals_[chunks[i].value / format::kChunkBlocks] = static_cast<std::uint32_t>(i);
 }
 
 void BadBlocks::sort() {
@@ -51,23 +52,34 @@ Context::Context(Medium& m, Metadata& md, const format::Superblock& sb, const Ch
 
 void Context::advance() {
   constexpr std::uint64_t kBlocksPerCall = 1024;
-  if (++work_done % kBlocksPerCall == 0 && options.progress) options.progress(std::min(work_done, work_total), work_total);
+  if (++work_done % kBlocksPerCall == 0 && options.progress)
+    options.progress(std::min(work_done, work_total), work_total);
 }
 
 std::string block_name(BlockNumber block) { return "block " + std::to_string(block.value); }
 
 const char* name_of(BlockType type) {
   switch (type) {
-    case BlockType::kFree: return "free";
-    case BlockType::kRoots: return "roots";
-    case BlockType::kMapNode: return "map node";
-    case BlockType::kInodes: return "inodes";
-    case BlockType::kDirectory: return "directory";
-    case BlockType::kAttributes: return "attributes";
-    case BlockType::kSymlink: return "symlink";
-    case BlockType::kOrphans: return "orphans";
-    case BlockType::kGraveyard: return "graveyard";
-    case BlockType::kReverseLeaf: return "reverse-map leaf";
+    case BlockType::kFree:
+      return "free";
+    case BlockType::kRoots:
+      return "roots";
+    case BlockType::kMapNode:
+      return "map node";
+    case BlockType::kInodes:
+      return "inodes";
+    case BlockType::kDirectory:
+      return "directory";
+    case BlockType::kAttributes:
+      return "attributes";
+    case BlockType::kSymlink:
+      return "symlink";
+    case BlockType::kOrphans:
+      return "orphans";
+    case BlockType::kGraveyard:
+      return "graveyard";
+    case BlockType::kReverseLeaf:
+      return "reverse-map leaf";
   }
   return "unknown";
 }

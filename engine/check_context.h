@@ -1,8 +1,8 @@
 // What the parts of the checker share: the pool as it is looked at, and what has been learned about its blocks.
 //
-// The checker works on the medium and its metadata blocks, not on an open Store, so that it has as much to say about a pool
-// that does not open. It trusts no count and no address of the image: blocks are read through Metadata (which verifies
-// them), every metadata block's content is walked once, and recursion follows levels that only go down.
+// The checker works on the medium and its metadata blocks, not on an open Store, so that it has as much to say about a
+// pool that does not open. It trusts no count and no address of the image: blocks are read through Metadata (which
+// verifies them), every metadata block's content is walked once, and recursion follows levels that only go down.
 #pragma once
 
 #include <cstdint>

@@ -42,26 +42,29 @@ void check_superblock(Context& context, BlockNumber at, const char* where) {
     add("differs from the other copy");
 }
 
-// --- Journal ----------------------------------------------------------------------------------------------------------------
+// --- Journal ---------------------------------------------------------------------------------------------------------
 
 enum class RecordState { kValid, kEmpty, kInvalid, kUnreadable };
 
 RecordState read_record(Context& context, BlockNumber area, std::uint64_t& sequence) {
   JournalHeader header;
-  if (!context.medium.read(byte_offset(area), std::as_writable_bytes(std::span(&header, 1)))) return RecordState::kUnreadable;
+  if (!context.medium.read(byte_offset(area), std::as_writable_bytes(std::span(&header, 1))))
+    return RecordState::kUnreadable;
   static constexpr JournalHeader kEmptyHeader{};
   if (std::memcmp(&header, &kEmptyHeader, sizeof header) == 0) return RecordState::kEmpty;
-  if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes) return RecordState::kInvalid;
+  if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
+    return RecordState::kInvalid;
   std::vector<std::byte> payload(header.payload_bytes);
   if (!context.medium.read(byte_offset(area) + sizeof header, payload)) return RecordState::kUnreadable;
   const std::uint64_t seed = crc64(0, std::as_bytes(std::span(context.superblock.uuid)));
-  const auto fields = std::as_bytes(std::span(&header, 1)).subspan(offsetof(JournalHeader, sequence), 3 * sizeof(std::uint64_t));
+  const auto fields =
+      std::as_bytes(std::span(&header, 1)).subspan(offsetof(JournalHeader, sequence), 3 * sizeof(std::uint64_t));
   sequence = header.sequence;
   return crc64(crc64(seed, fields), payload) == header.check ? RecordState::kValid : RecordState::kInvalid;
 }
 
-// A record that does not verify is what a crash while it was written leaves behind: everything before it is home. So only
-// what cannot be read at all is worth more than a note, and only in both copies.
+// A record that does not verify is what a crash while it was written leaves behind: everything before it is home. So
+// only what cannot be read at all is worth more than a note, and only in both copies.
 void check_journal(Context& context) {
   const BlockNumber areas[2] = {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)};
   std::uint64_t sequences[2] = {0, 0};
@@ -77,18 +80,22 @@ void check_journal(Context& context) {
     if (states[i] == RecordState::kUnreadable)
       context.findings.add(FindingKind::kCopy, Severity::kNote, areas[i], where, "cannot be read; the other copy can");
     else if (states[i] != RecordState::kValid && states[1 - i] == RecordState::kValid)
-      context.findings.add(FindingKind::kCopy, Severity::kNote, areas[i], where, "has no valid record; the other copy is newer");
+      context.findings.add(FindingKind::kCopy, Severity::kNote, areas[i], where,
+                           "has no valid record; the other copy is newer");
     else if (states[1 - i] == RecordState::kValid && sequences[i] < sequences[1 - i])
-      context.findings.add(FindingKind::kCopy, Severity::kNote, areas[i], where, "has an older record than the other copy");
+      context.findings.add(FindingKind::kCopy, Severity::kNote, areas[i], where,
+                           "has an older record than the other copy");
   }
 }
 
-// --- Metadata blocks --------------------------------------------------------------------------------------------------------
+// --- Metadata blocks -------------------------------------------------------------------------------------------------
 
 const char* descriptor_fault(const BlockDescriptor& descriptor) {
   static constexpr BlockDescriptor kFreeDescriptor{};
   if (descriptor.type == BlockType::kFree)
-    return std::memcmp(&descriptor, &kFreeDescriptor, sizeof descriptor) == 0 ? nullptr : "the descriptor of a free block is not zero";
+    return std::memcmp(&descriptor, &kFreeDescriptor, sizeof descriptor) == 0
+               ? nullptr
+               : "the descriptor of a free block is not zero";
   if (descriptor.reserved != 0) return "reserved bytes of a descriptor are not zero";
   const auto kind = static_cast<std::uint8_t>(descriptor.leaf_kind);
   if (descriptor.type != BlockType::kMapNode)
@@ -109,8 +116,9 @@ void check_header(Context& context, BlockNumber base) {
     return;
   }
   const BlockNumber bad = primary ? Metadata::mirror_of(base) : base;
-  context.findings.add(FindingKind::kChunk, severity_of_copy(context, {bad, 1}), bad, where,
-                       primary ? "the mirror of its header is bad or old" : "the primary copy of its header is bad or old");
+  context.findings.add(
+      FindingKind::kChunk, severity_of_copy(context, {bad, 1}), bad, where,
+      primary ? "the mirror of its header is bad or old" : "the primary copy of its header is bad or old");
 }
 
 void check_block(Context& context, BlockNumber block, const BlockDescriptor& descriptor) {
@@ -121,10 +129,12 @@ void check_block(Context& context, BlockNumber block, const BlockDescriptor& des
     context.findings.add(FindingKind::kChecksum, Severity::kLoss, block, where(), "both copies are bad");
   } else if (!primary || !mirror) {
     const BlockNumber bad = primary ? Metadata::mirror_of(block) : block;
-    context.findings.add(FindingKind::kCopy, severity_of_copy(context, {bad, 1}), bad, where(),
-                         primary ? "the mirror is bad; the primary copy is good" : "the primary copy is bad; the mirror is good");
+    context.findings.add(
+        FindingKind::kCopy, severity_of_copy(context, {bad, 1}), bad, where(),
+        primary ? "the mirror is bad; the primary copy is good" : "the primary copy is bad; the mirror is good");
   } else if (std::memcmp((*primary)->bytes, (*mirror)->bytes, kBlockBytes) != 0) {
-    context.findings.add(FindingKind::kCopy, Severity::kRepairable, block, where(), "the copies differ although both verify");
+    context.findings.add(FindingKind::kCopy, Severity::kRepairable, block, where(),
+                         "the copies differ although both verify");
   }
 }
 
@@ -139,7 +149,8 @@ void check_copies(Context& context) {
     for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
       const BlockDescriptor descriptor = context.metadata.descriptor(base + i);
       if (const char* fault = descriptor_fault(descriptor))
-        context.findings.add(FindingKind::kChunk, Severity::kRepairable, base + i, "chunk at block " + std::to_string(base.value), fault);
+        context.findings.add(FindingKind::kChunk, Severity::kRepairable, base + i,
+                             "chunk at block " + std::to_string(base.value), fault);
       if (descriptor.type == BlockType::kFree) continue;
       check_block(context, base + i, descriptor);
       context.advance();

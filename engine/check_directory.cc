@@ -15,7 +15,7 @@ using format::kGranuleBytes;
 using format::kGranulesPerBlock;
 using format::LeafKind;
 
-// --- leaves -------------------------------------------------------------------------------------------------------------
+// --- leaves ----------------------------------------------------------------------------------------------------------
 
 BlockPtr LeafWalk::enter(MapEntry entry, BlockType type, const Place& place) {
   // What leads to a wrong block or cannot be read was reported before (check_trees, check_copies).
@@ -32,7 +32,8 @@ BlockPtr LeafWalk::enter(MapEntry entry, BlockType type, const Place& place) {
   return *std::move(content);
 }
 
-void LeafWalk::below(std::span<const std::uint64_t> entries, std::uint8_t log512, LeafKind kind, FileBlock base, const Place& place, Visit visit) {
+void LeafWalk::below(std::span<const std::uint64_t> entries, std::uint8_t log512, LeafKind kind, FileBlock base,
+                     const Place& place, Visit visit) {
   for (std::uint64_t i = 0; i < entries.size(); ++i) {
     const MapEntry entry{entries[i]};
     if (!entry.present() || (log512 == 0) == entry.is_node()) continue;
@@ -52,11 +53,13 @@ bool LeafWalk::for_each(const Fork& fork, const Place& place, Visit visit) {
   return !met_again_;
 }
 
-// --- directories --------------------------------------------------------------------------------------------------------
+// --- directories -----------------------------------------------------------------------------------------------------
 
 namespace {
 
-std::string_view name_of(const DirectoryEntry& entry) { return {reinterpret_cast<const char*>(&entry + 1), entry.name_bytes}; }
+std::string_view name_of(const DirectoryEntry& entry) {
+  return {reinterpret_cast<const char*>(&entry + 1), entry.name_bytes};
+}
 
 bool is_zero(const std::byte* bytes, std::uint64_t count) {
   return std::all_of(bytes, bytes + count, [](std::byte byte) { return byte == std::byte{0}; });
@@ -78,7 +81,8 @@ class DirectoryCheck {
         ++granule;
         continue;
       }
-      if (entry.name_bytes == 0 || entry.granules != granules_for(entry.name_bytes) || granule + entry.granules > kGranulesPerBlock) {
+      if (entry.name_bytes == 0 || entry.granules != granules_for(entry.name_bytes) ||
+          granule + entry.granules > kGranulesPerBlock) {
         add("an entry makes no sense; the rest of its block is passed over");
         return;
       }
@@ -94,7 +98,8 @@ class DirectoryCheck {
     block_ = directory_.block;
     check_unique();
     const auto& record = directory_.record;
-    if (count_ != record.entry_count) add("it counts " + std::to_string(record.entry_count) + " entries and has " + std::to_string(count_));
+    if (count_ != record.entry_count)
+      add("it counts " + std::to_string(record.entry_count) + " entries and has " + std::to_string(count_));
     if (byte_offset(end_) > record.size_bytes) add("it has blocks beyond its size");
     if (record.entry_count == 0 && record.size_bytes != 0) add("it is empty but has a size");
   }
@@ -106,17 +111,20 @@ class DirectoryCheck {
   };
 
   void add(std::string what) {
-    context_.findings.add(FindingKind::kDirectory, Severity::kRepairable, block_, Place{directory_.volume, directory_.number, {}}, std::move(what));
+    context_.findings.add(FindingKind::kDirectory, Severity::kRepairable, block_,
+                          Place{directory_.volume, directory_.number, {}}, std::move(what));
   }
 
   void check_entry(const DirectoryEntry& entry, std::uint64_t cookie) {
     const std::string_view name = name_of(entry);
     const auto add_named = [&](const char* what) { add("entry \"" + printable(name) + "\": " + what); };
-    if (name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos) add_named("no name may be so");
+    if (name == "." || name == ".." || name.find('/') != name.npos || name.find('\0') != name.npos)
+      add_named("no name may be so");
     if (entry.hash != name_hash(name)) add_named("its hash is wrong");
     if (entry.reserved != 0) add_named("reserved bytes are not zero");
     const std::uint64_t used = sizeof entry + entry.name_bytes;
-    if (!is_zero(reinterpret_cast<const std::byte*>(&entry) + used, entry.granules * kGranuleBytes - used)) add_named("bytes after its name are not zero");
+    if (!is_zero(reinterpret_cast<const std::byte*>(&entry) + used, entry.granules * kGranuleBytes - used))
+      add_named("bytes after its name are not zero");
     names_.push_back({keyed_hash(name), cookie});
   }
 
@@ -139,7 +147,8 @@ class DirectoryCheck {
       if (names_[i - 1].hash != names_[i].hash) continue;
       const auto first = name_at(context_.metadata, directory_.record, names_[i - 1].cookie);
       const auto second = name_at(context_.metadata, directory_.record, names_[i].cookie);
-      if (first && second && *first && *second && **first == **second) add("the name \"" + printable(**first) + "\" is there twice");
+      if (first && second && *first && *second && **first == **second)
+        add("the name \"" + printable(**first) + "\" is there twice");
     }
   }
 

@@ -13,9 +13,9 @@
 
 namespace daxcow::checker {
 
-// Visits the metadata leaves of forks, in order. Inode tables, directories, orphan lists and attributes share blocks with
-// those of other volumes but never within their own, so a block met twice in a volume is damage, and going round with it
-// could take for ever.
+// Visits the metadata leaves of forks, in order. Inode tables, directories, orphan lists and attributes share blocks
+// with those of other volumes but never within their own, so a block met twice in a volume is damage, and going round
+// with it could take for ever.
 class LeafWalk {
  public:
   explicit LeafWalk(Context& context) : context_(context) {}
@@ -26,7 +26,8 @@ class LeafWalk {
   bool for_each(const Fork& fork, const Place& place, Visit visit);
 
  private:
-  void below(std::span<const std::uint64_t> entries, std::uint8_t log512, format::LeafKind kind, FileBlock base, const Place& place, Visit visit);
+  void below(std::span<const std::uint64_t> entries, std::uint8_t log512, format::LeafKind kind, FileBlock base,
+             const Place& place, Visit visit);
   BlockPtr enter(MapEntry entry, format::BlockType type, const Place& place);
 
   Context& context_;
@@ -34,8 +35,8 @@ class LeafWalk {
   bool met_again_ = false;
 };
 
-// Visits every entry of a directory that makes sense, with its cookie. When `thorough`, the content is checked too: it need
-// not be where another volume shares it.
+// Visits every entry of a directory that makes sense, with its cookie. When `thorough`, the content is checked too: it
+// need not be where another volume shares it.
 using VisitEntry = FunctionRef<void(std::uint64_t cookie, const format::DirectoryEntry& entry)>;
 void check_directory(Context& context, LeafWalk& walk, const InodeInTable& directory, bool thorough, VisitEntry visit);
 

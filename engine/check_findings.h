@@ -13,7 +13,7 @@ namespace daxcow::checker {
 // Whose block it is: the first owner that the check came by.
 struct Place {
   VolumeNumber volume;
-  std::optional<InodeNumber> inode;       // none: the volume's inode table
+  std::optional<InodeNumber> inode;  // none: the volume's inode table
   std::optional<std::uint64_t> offset_bytes;
 };
 

@@ -21,8 +21,8 @@ struct InodeInTable {
 // Fields, sizes, block count, symlink target. `trees` has walked the inode's forks.
 void check_inode(Context& context, const TreeWalk& trees, const InodeInTable& inode);
 
-// The attribute fork, which must be the inode's own. Checks it when `thorough`; returns the further parents that it lists
-// (directory and cookie), none if it cannot be read.
+// The attribute fork, which must be the inode's own. Checks it when `thorough`; returns the further parents that it
+// lists (directory and cookie), none if it cannot be read.
 std::vector<std::pair<std::uint64_t, std::uint64_t>> check_attributes(Context& context, const TreeWalk& trees,
                                                                       const InodeInTable& inode, bool thorough);
 

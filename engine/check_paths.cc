@@ -14,7 +14,8 @@ using format::LeafKind;
 
 std::string printable(std::string_view name) {
   std::string shown(name);
-  std::ranges::replace_if(shown, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::ranges::replace_if(
+      shown, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
   return shown;
 }
 
@@ -46,7 +47,8 @@ std::optional<std::string> Paths::path_of(VolumeNumber volume, InodeNumber inode
   return path.empty() ? "/" : path;
 }
 
-std::optional<std::string> Paths::name_in(VolumeNumber volume, InodeNumber directory, std::uint64_t cookie, InodeNumber inode) {
+std::optional<std::string> Paths::name_in(VolumeNumber volume, InodeNumber directory, std::uint64_t cookie,
+                                          InodeNumber inode) {
   const auto record = InodeTable::read(reader_, volume, directory);
   if (!record || cookie / kGranulesPerBlock >= kMaximumFileBlocks) return std::nullopt;
   const auto entry = entry_at(reader_, data_fork(*record, LeafKind::kDirectory), FileBlock(cookie / kGranulesPerBlock));

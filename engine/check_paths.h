@@ -25,7 +25,8 @@ class Paths {
 
  private:
   std::optional<std::string> path_of(VolumeNumber volume, InodeNumber inode);
-  std::optional<std::string> name_in(VolumeNumber volume, InodeNumber directory, std::uint64_t cookie, InodeNumber inode);
+  std::optional<std::string> name_in(VolumeNumber volume, InodeNumber directory, std::uint64_t cookie,
+                                     InodeNumber inode);
 
   BlockReader& reader_;
 };

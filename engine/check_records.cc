@@ -59,7 +59,8 @@ std::string describe_record(const ReverseRecord& record) {
   return "blocks " + std::to_string(record.first) + "+" + std::to_string(record.length_blocks) + " from " +
          (record.kind == RecordKind::kSystem ? "system " : "") + "block " + std::to_string(record.source) + " slot " +
          std::to_string(record.slot) + " level " + std::to_string(record.level) +
-         (record.flags & format::kRecordNode ? " node" : "") + (record.flags & format::kRecordUnwritten ? " unwritten" : "");
+         (record.flags & format::kRecordNode ? " node" : "") +
+         (record.flags & format::kRecordUnwritten ? " unwritten" : "");
 }
 
 }  // namespace
@@ -81,7 +82,7 @@ void Tally::add(const ReverseRecord& record) {
   for (int i = 0; i < 2; ++i) sums_[i] += hash_of(record, keys_[i]);
 }
 
-// --- Scan -------------------------------------------------------------------------------------------------------------------
+// --- Scan ------------------------------------------------------------------------------------------------------------
 
 struct ReverseScan::Leaf {
   RecordKey smallest, largest;
@@ -95,7 +96,8 @@ void ReverseScan::read_leaf(BlockNumber block, std::vector<Leaf>& leaves, Revers
   leaf_blocks_.push_back(block);
   const auto& leaf = (*content)->as<ReverseLeaf>();
   if (const auto added = probe.add_leaf(block, leaf, context_.pool_blocks); !added)
-    context_.findings.add(FindingKind::kRecordOrder, Severity::kRepairable, block, "reverse map", describe(added.error()));
+    context_.findings.add(FindingKind::kRecordOrder, Severity::kRepairable, block, "reverse map",
+                          describe(added.error()));
   Leaf summary{{}, {}, block};
   bool any = false;
   for_each_used(leaf, [&](const ReverseRecord& record) {
@@ -165,7 +167,7 @@ void ReverseScan::sweep_record(const ReverseRecord& record) {
   }
 }
 
-// --- Comparison -------------------------------------------------------------------------------------------------------------
+// --- Comparison ------------------------------------------------------------------------------------------------------
 
 void ReverseScan::for_each_record(Visit visit) {
   for (const BlockNumber block : leaf_blocks_) {
@@ -185,7 +187,8 @@ void ReverseScan::for_each_system_record(Visit visit) const {
   visit(system_record(format::kJournalChunk, format::kChunkBlocks, first, 2));
   visit(system_record(format::kFirstChunk, format::kChunkBlocks, first, 3));
   const auto& chunks = context_.metadata.chunks();
-  for (std::size_t i = 1; i < chunks.size(); ++i) visit(system_record(chunks[i], format::kChunkBlocks, chunks[i - 1], 0));
+  for (std::size_t i = 1; i < chunks.size(); ++i)
+    visit(system_record(chunks[i], format::kChunkBlocks, chunks[i - 1], 0));
 }
 
 void ReverseScan::compare(const Tally& expected_trees, FunctionRef<void(Visit)> expected) {
@@ -221,9 +224,10 @@ void ReverseScan::compare_slice(std::uint64_t slice, std::uint64_t slices, Funct
 }
 
 void ReverseScan::report(const ReverseRecord& record, bool missing) {
-  context_.findings.add(missing ? FindingKind::kMissingRecord : FindingKind::kExtraRecord, Severity::kRepairable,
-                        BlockNumber(record.first), "reverse map",
-                        (missing ? "no record of a reference: " : "a record without a reference: ") + describe_record(record));
+  context_.findings.add(
+      missing ? FindingKind::kMissingRecord : FindingKind::kExtraRecord, Severity::kRepairable,
+      BlockNumber(record.first), "reverse map",
+      (missing ? "no record of a reference: " : "a record without a reference: ") + describe_record(record));
 }
 
 }  // namespace daxcow::checker

@@ -20,12 +20,14 @@ namespace {
 // What is wrong with an entry in itself; nullptr if nothing is.
 const char* fault_of(MapEntry entry, std::uint8_t log512, LeafKind kind, bool in_graveyard) {
   const std::uint64_t level_bits = in_graveyard ? format::kEntryLevelMask : 0;
-  const std::uint64_t known = format::kEntryPresent | format::kEntryNode | format::kEntryUnwritten | format::kEntryFull |
-                              level_bits | ~0ull << format::kEntryBlockShift;
+  const std::uint64_t known = format::kEntryPresent | format::kEntryNode | format::kEntryUnwritten |
+                              format::kEntryFull | level_bits | ~0ull << format::kEntryBlockShift;
   if (entry.raw & ~known) return "an entry has unknown bits";
   if (!entry.present()) return "an entry is neither absent nor present";
-  if (entry.full() && (kind != LeafKind::kInodes || in_graveyard)) return "an entry outside of inode tables has the full hint";
-  if (entry.unwritten() && (entry.is_node() || kind != LeafKind::kData)) return "an entry that is not of data is unwritten";
+  if (entry.full() && (kind != LeafKind::kInodes || in_graveyard))
+    return "an entry outside of inode tables has the full hint";
+  if (entry.unwritten() && (entry.is_node() || kind != LeafKind::kData))
+    return "an entry that is not of data is unwritten";
   if (entry.is_node()) return log512 == 0 ? "a map is deeper than its level" : nullptr;
   if (log512 != 0 && kind != LeafKind::kData) return "an entry is a run of metadata blocks";
   return nullptr;
@@ -81,13 +83,15 @@ LeafKind TreeWalk::kind_from_block(MapEntry entry) const {
   if (entry.is_node()) return descriptor.leaf_kind;
   if (!context_.metadata.in_chunk(entry.block())) return LeafKind::kData;
   const auto type = static_cast<std::uint8_t>(descriptor.type);
-  const bool leaf = type >= static_cast<std::uint8_t>(LeafKind::kInodes) && type <= static_cast<std::uint8_t>(LeafKind::kGraveyard);
+  const bool leaf =
+      type >= static_cast<std::uint8_t>(LeafKind::kInodes) && type <= static_cast<std::uint8_t>(LeafKind::kGraveyard);
   return leaf ? static_cast<LeafKind>(type) : LeafKind::kData;
 }
 
-// --- arriving at blocks -------------------------------------------------------------------------------------------------
+// --- arriving at blocks ----------------------------------------------------------------------------------------------
 
-TreeWalk::Arrival TreeWalk::arrive(const Visit& visit, BlockNumber block, BlockType type, std::uint8_t level, LeafKind kind) {
+TreeWalk::Arrival TreeWalk::arrive(const Visit& visit, BlockNumber block, BlockType type, std::uint8_t level,
+                                   LeafKind kind) {
   const BlockDescriptor descriptor = context_.metadata.descriptor(block);
   const bool is_node = type == BlockType::kMapNode;
   if (descriptor.type == type && (!is_node || (descriptor.level == level && descriptor.leaf_kind == kind))) {
@@ -98,7 +102,8 @@ TreeWalk::Arrival TreeWalk::arrive(const Visit& visit, BlockNumber block, BlockT
   }
   const std::string wanted = "a reference to a block of type " + expected_name(type, level, kind) + " leads to ";
   if (!context_.metadata.is_described(block))
-    context_.findings.add(FindingKind::kOutOfRange, Severity::kLoss, block, visit.place, wanted + "a block that is no metadata");
+    context_.findings.add(FindingKind::kOutOfRange, Severity::kLoss, block, visit.place,
+                          wanted + "a block that is no metadata");
   else if (descriptor.type == BlockType::kFree)
     context_.findings.add(FindingKind::kUnused, Severity::kLoss, block, visit.place, wanted + "a free block");
   else
@@ -140,13 +145,14 @@ void TreeWalk::report_unreachable() {
       if (type == BlockType::kFree) continue;
       ++context_.report.metadata_blocks;
       if (type == BlockType::kReverseLeaf || known_[context_.described.index(block)].met) continue;
-      context_.findings.add(FindingKind::kUnreachable, Severity::kRepairable, block, std::string(name_of(type)) + ", " + block_name(block),
+      context_.findings.add(FindingKind::kUnreachable, Severity::kRepairable, block,
+                            std::string(name_of(type)) + ", " + block_name(block),
                             "has a type but nothing leads to it");
     }
   }
 }
 
-// --- the walk -----------------------------------------------------------------------------------------------------------
+// --- the walk --------------------------------------------------------------------------------------------------------
 
 void TreeWalk::walk() {
   walk_roots();
@@ -169,12 +175,14 @@ void TreeWalk::walk_roots() {
   generation_limit_ = roots.generation_limit;
   const InodeRecord& zero = roots.volume_zero;
   if (zero.mode == 0) {
-    context_.findings.add(FindingKind::kVolume, Severity::kLoss, format::kRootsBlock, "roots block", "there is no volume table");
+    context_.findings.add(FindingKind::kVolume, Severity::kLoss, format::kRootsBlock, "roots block",
+                          "there is no volume table");
     return;
   }
   volume_zero_ = zero;
-  volumes_.push_back({kVolumeZero, data_fork(zero, LeafKind::kInodes)});
-  walk_fork(visit, format::kRootsBlock, volumes_.front().table);
+  const Fork table = data_fork(zero, LeafKind::kInodes);  // a copy: the walk adds to volumes_
+  volumes_.push_back({kVolumeZero, table});
+  walk_fork(visit, format::kRootsBlock, table);
   walk_fork(visit, format::kRootsBlock, attribute_fork(zero));
 }
 
@@ -182,8 +190,8 @@ Below TreeWalk::walk_fork(const Visit& visit, BlockNumber source, const Fork& fo
   return walk_entries(visit, source, fork.slots, static_cast<std::uint8_t>(fork.level - 1), fork.kind, FileBlock(0));
 }
 
-Below TreeWalk::walk_entries(const Visit& visit, BlockNumber source, std::span<const std::uint64_t> entries, std::uint8_t log512,
-                             LeafKind kind, FileBlock base) {
+Below TreeWalk::walk_entries(const Visit& visit, BlockNumber source, std::span<const std::uint64_t> entries,
+                             std::uint8_t log512, LeafKind kind, FileBlock base) {
   Below sum;
   for (std::uint64_t i = 0; i < entries.size(); ++i) {
     const MapEntry entry{entries[i]};
@@ -195,13 +203,15 @@ Below TreeWalk::walk_entries(const Visit& visit, BlockNumber source, std::span<c
     const Below part = walk_entry(visit, source, entry, log512, kind, at);
     if (entry.full() && !part.no_free_inode && kind == LeafKind::kInodes && !visit.buried)
       context_.findings.add(FindingKind::kFullHint, Severity::kRepairable, source, visit.place,
-                            "a hint says full above free inodes, from number " + std::to_string(at.value * format::kInodesPerBlock) + " on");
+                            "a hint says full above free inodes, from number " +
+                                std::to_string(at.value * format::kInodesPerBlock) + " on");
     add(sum, part);
   }
   return sum;
 }
 
-Below TreeWalk::walk_entry(const Visit& visit, BlockNumber source, MapEntry entry, std::uint8_t log512, LeafKind kind, FileBlock at) {
+Below TreeWalk::walk_entry(const Visit& visit, BlockNumber source, MapEntry entry, std::uint8_t log512, LeafKind kind,
+                           FileBlock at) {
   if (const char* fault = fault_of(entry, log512, kind, false)) {
     context_.findings.add(FindingKind::kMapShape, Severity::kLoss, source, visit.place, fault);
     return kHole;
@@ -230,7 +240,8 @@ Below TreeWalk::below(MapEntry entry, std::uint8_t log512, LeafKind kind) const 
 
 Below TreeWalk::below(const Fork& fork) const {
   Below sum;
-  for (const std::uint64_t raw : fork.slots) add(sum, below(MapEntry{raw}, static_cast<std::uint8_t>(fork.level - 1), fork.kind));
+  for (const std::uint64_t raw : fork.slots)
+    add(sum, below(MapEntry{raw}, static_cast<std::uint8_t>(fork.level - 1), fork.kind));
   return sum;
 }
 
@@ -321,13 +332,15 @@ void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const
     if (entry.raw == 0) continue;
     const std::uint8_t log512 = entry.graveyard_level();
     const LeafKind kind = kind_from_block(entry);
-    const char* fault = kind == LeafKind::kGraveyard ? "the graveyard holds a part of a graveyard" : fault_of(entry, log512, kind, true);
+    const char* fault = kind == LeafKind::kGraveyard ? "the graveyard holds a part of a graveyard"
+                                                     : fault_of(entry, log512, kind, true);
     if (fault != nullptr) {
       context_.findings.add(FindingKind::kMapShape, Severity::kLoss, block, visit.place, fault);
       continue;
     }
     if (first + i >= depth)
-      context_.findings.add(FindingKind::kMapShape, Severity::kRepairable, block, visit.place, "an entry lies beyond the end of the graveyard");
+      context_.findings.add(FindingKind::kMapShape, Severity::kRepairable, block, visit.place,
+                            "an entry lies beyond the end of the graveyard");
     walk_entry(visit, block, entry.plain(), log512, kind, FileBlock(0));
   }
 }

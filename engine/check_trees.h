@@ -1,8 +1,8 @@
 // The walk over all trees from the roots block: each metadata block once, however often it is shared.
 //
-// It finds out what is reachable and whether every reference leads to what it claims to; and it remembers of each map node
-// how many leaves are below, whether an inode can be free there and whether bad blocks are, so that later looks at a fork
-// cost its eight root slots. What an inode or a directory means is not looked at here (check_volume.h).
+// It finds out what is reachable and whether every reference leads to what it claims to; and it remembers of each map
+// node how many leaves are below, whether an inode can be free there and whether bad blocks are, so that later looks at
+// a fork cost its eight root slots. What an inode or a directory means is not looked at here (check_volume.h).
 #pragma once
 
 #include <cstdint>
@@ -65,16 +65,18 @@ class TreeWalk {
 
   void walk_roots();
   Below walk_fork(const Visit& visit, BlockNumber source, const Fork& fork);
-  Below walk_entries(const Visit& visit, BlockNumber source, std::span<const std::uint64_t> entries, std::uint8_t log512,
-                     format::LeafKind kind, FileBlock base);
-  Below walk_entry(const Visit& visit, BlockNumber source, MapEntry entry, std::uint8_t log512, format::LeafKind kind, FileBlock at);
+  Below walk_entries(const Visit& visit, BlockNumber source, std::span<const std::uint64_t> entries,
+                     std::uint8_t log512, format::LeafKind kind, FileBlock base);
+  Below walk_entry(const Visit& visit, BlockNumber source, MapEntry entry, std::uint8_t log512, format::LeafKind kind,
+                   FileBlock at);
   Below walk_node(const Visit& visit, MapEntry entry, std::uint8_t log512, format::LeafKind kind, FileBlock at);
   Below walk_leaf(const Visit& visit, MapEntry entry, format::LeafKind kind, FileBlock at);
   bool walk_inodes(const Visit& visit, BlockNumber block, const Block& content, FileBlock at);
   void walk_inode(const Visit& visit, BlockNumber block, const format::InodeRecord& record, InodeNumber number);
   void walk_graveyard_block(const Visit& visit, BlockNumber block, const Block& content, FileBlock at);
 
-  Arrival arrive(const Visit& visit, BlockNumber block, format::BlockType type, std::uint8_t level, format::LeafKind kind);
+  Arrival arrive(const Visit& visit, BlockNumber block, format::BlockType type, std::uint8_t level,
+                 format::LeafKind kind);
   BlockPtr enter(BlockNumber block, format::BlockType type);
   bool is_data_space(BlockRun run) const;
   format::LeafKind kind_from_block(MapEntry entry) const;
@@ -82,8 +84,8 @@ class TreeWalk {
 
   Context& context_;
   Tally tally_;
-  std::vector<Known> known_;              // by DescribedBlocks::index
-  std::vector<std::uint64_t> chunks_;     // sorted
+  std::vector<Known> known_;           // by DescribedBlocks::index
+  std::vector<std::uint64_t> chunks_;  // sorted
   std::vector<VolumeRoot> volumes_;
   std::vector<std::pair<BlockNumber, format::InodeRecord>> graveyards_;  // put off to the end; at most one
   std::optional<format::InodeRecord> volume_zero_;

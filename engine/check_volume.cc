@@ -23,7 +23,9 @@ constexpr std::uint8_t type_bits(std::uint32_t mode) { return static_cast<std::u
 constexpr std::uint8_t kDirectoryType = type_bits(S_IFDIR);
 
 // Inodes without names, by nature.
-bool is_reserved(std::uint64_t number) { return number < format::kFirstInode.value && number != format::kRootInode.value; }
+bool is_reserved(std::uint64_t number) {
+  return number < format::kFirstInode.value && number != format::kRootInode.value;
+}
 
 }  // namespace
 
@@ -31,7 +33,11 @@ bool is_reserved(std::uint64_t number) { return number < format::kFirstInode.val
 class VolumeCheck {
  public:
   VolumeCheck(VolumeChecks& shared, const VolumeRoot& volume)
-      : shared_(shared), context_(shared.context_), trees_(shared.trees_), number_(volume.number), table_(volume.table) {}
+      : shared_(shared),
+        context_(shared.context_),
+        trees_(shared.trees_),
+        number_(volume.number),
+        table_(volume.table) {}
 
   VolumeChecks::Counts run() {
     shared_.leaves_.start_volume();
@@ -73,17 +79,19 @@ class VolumeCheck {
     context_.findings.add(kind, severity, block_of(inode), Place{number_, inode, {}}, std::move(what));
   }
 
-  // --- inodes ---------------------------------------------------------------------------------------------------------
+  // --- inodes --------------------------------------------------------------------------------------------------------
 
   void collect_inodes() {
-    shared_.leaves_.for_each(table_, Place{number_, {}, {}}, [&](BlockNumber block, FileBlock at, const Block& content) {
-      const bool thorough = shared_.is_new(block, at);
-      blocks_.push_back({at.value, block, inodes_.size(), thorough});
-      for (std::uint64_t i = 0; i < kInodesPerBlock; ++i) {
-        const InodeRecord& record = content.as<format::InodeBlock>().inodes[i];
-        if (record.mode != 0) collect({number_, InodeNumber(at.value * kInodesPerBlock + i), block, record}, thorough);
-      }
-    });
+    shared_.leaves_.for_each(
+        table_, Place{number_, {}, {}}, [&](BlockNumber block, FileBlock at, const Block& content) {
+          const bool thorough = shared_.is_new(block, at);
+          blocks_.push_back({at.value, block, inodes_.size(), thorough});
+          for (std::uint64_t i = 0; i < kInodesPerBlock; ++i) {
+            const InodeRecord& record = content.as<format::InodeBlock>().inodes[i];
+            if (record.mode != 0)
+              collect({number_, InodeNumber(at.value * kInodesPerBlock + i), block, record}, thorough);
+          }
+        });
   }
 
   void collect(const InodeInTable& inode, bool thorough) {
@@ -100,16 +108,21 @@ class VolumeCheck {
       ++counts_.inodes;
       counts_.directories += fact.type == kDirectoryType;
     }
-    if (fact.is_volume && number_ != kVolumeZero) add(FindingKind::kVolume, inode.number, "an inode outside of the volume table has a volume's flag");
+    if (!fact.is_volume && number_ == kVolumeZero && inode.number >= format::kFirstInode)
+      add(FindingKind::kVolume, inode.number, "an inode of the volume table is no volume");
+    if (fact.is_volume && number_ != kVolumeZero)
+      add(FindingKind::kVolume, inode.number, "an inode outside of the volume table has a volume's flag");
     if (thorough) check_inode(context_, trees_, inode);
     if ((thorough || record.attribute_bytes != 0) && owns_attributes(inode))
       for (const auto& [directory, cookie] : check_attributes(context_, trees_, inode, thorough))
         declared_.push_back({fact.number, directory, cookie});
-    if (!context_.bad.empty() && data_kind(record, inode.number, number_) == LeafKind::kData) report_lost(context_, trees_, inode);
+    if (!context_.bad.empty() && data_kind(record, inode.number, number_) == LeafKind::kData)
+      report_lost(context_, trees_, inode);
   }
 
   bool owns_attributes(const InodeInTable& inode) {
-    return shared_.leaves_.for_each(attribute_fork(inode.record), Place{number_, inode.number, {}}, [](BlockNumber, FileBlock, const Block&) {});
+    return shared_.leaves_.for_each(attribute_fork(inode.record), Place{number_, inode.number, {}},
+                                    [](BlockNumber, FileBlock, const Block&) {});
   }
 
   const TableBlock* table_block(std::uint64_t inode) const {
@@ -129,12 +142,13 @@ class VolumeCheck {
     return nullptr;
   }
 
-  // --- orphans --------------------------------------------------------------------------------------------------------
+  // --- orphans -------------------------------------------------------------------------------------------------------
 
   void read_orphans() {
     const auto record = InodeTable::read(context_.metadata, number_, format::kOrphansInode);
     if (!record) {
-      if (record.error().code == ErrorCode::kStale) add(FindingKind::kVolume, format::kOrphansInode, "there is no orphan list");
+      if (record.error().code == ErrorCode::kStale)
+        add(FindingKind::kVolume, format::kOrphansInode, "there is no orphan list");
       return;
     }
     std::uint64_t end = 0;
@@ -144,7 +158,8 @@ class VolumeCheck {
                                for (const std::uint64_t inode : content.as<format::MapNode>())
                                  if (inode != 0) note_orphan(inode);
                              });
-    if (end > blocks_for(record->size_bytes)) add(FindingKind::kOrphan, format::kOrphansInode, "the orphan list has blocks beyond its size");
+    if (end > blocks_for(record->size_bytes))
+      add(FindingKind::kOrphan, format::kOrphansInode, "the orphan list has blocks beyond its size");
   }
 
   void note_orphan(std::uint64_t number) {
@@ -157,7 +172,7 @@ class VolumeCheck {
       inode->listed = true;
   }
 
-  // --- directories ----------------------------------------------------------------------------------------------------
+  // --- directories ---------------------------------------------------------------------------------------------------
 
   void read_directories() {
     for (const TableBlock& table_block : blocks_) {
@@ -168,15 +183,18 @@ class VolumeCheck {
         const InodeNumber number(table_block.at * kInodesPerBlock + i);
         if (record.mode == 0 || data_kind(record, number, number_) != LeafKind::kDirectory) continue;
         const InodeInTable directory{number_, number, table_block.block, record};
-        check_directory(context_, shared_.leaves_, directory, table_block.thorough,
-                        [&](std::uint64_t cookie, const DirectoryEntry& entry) { note_entry(number.value, cookie, entry); });
+        check_directory(
+            context_, shared_.leaves_, directory, table_block.thorough,
+            [&](std::uint64_t cookie, const DirectoryEntry& entry) { note_entry(number.value, cookie, entry); });
       }
     }
   }
 
   void note_entry(std::uint64_t directory, std::uint64_t cookie, const DirectoryEntry& entry) {
     Inode* inode = find(entry.inode);
-    const auto entry_name = [&] { return "its entry at " + std::to_string(cookie) + " leads to inode " + std::to_string(entry.inode); };
+    const auto entry_name = [&] {
+      return "its entry at " + std::to_string(cookie) + " leads to inode " + std::to_string(entry.inode);
+    };
     if (inode == nullptr) {
       // An inode that cannot be read is not free.
       const auto read = InodeTable::read(context_.metadata, number_, InodeNumber(entry.inode));
@@ -186,7 +204,8 @@ class VolumeCheck {
     }
     if (is_reserved(entry.inode) || entry.inode == format::kRootInode.value)
       return add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which has no name by nature");
-    if (entry.type != inode->type) add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which is of another type");
+    if (entry.type != inode->type)
+      add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which is of another type");
     ++inode->entries;
     if (inode->parent == directory && inode->parent_cookie == cookie)
       inode->parent_found = true;
@@ -206,32 +225,40 @@ class VolumeCheck {
       if (a != declared_.end() && b != met_.end() && *a == *b) {
         ++a, ++b;
       } else if (b == met_.end() || (a != declared_.end() && *a < *b)) {
-        add(FindingKind::kParent, InodeNumber(a->inode), "a further parent leads to no entry: directory " + std::to_string(a->directory));
+        add(FindingKind::kParent, InodeNumber(a->inode),
+            "a further parent leads to no entry: directory " + std::to_string(a->directory));
         ++a;
       } else {
-        add(FindingKind::kParent, InodeNumber(b->inode), "an entry is not among its parents: directory " + std::to_string(b->directory));
+        add(FindingKind::kParent, InodeNumber(b->inode),
+            "an entry is not among its parents: directory " + std::to_string(b->directory));
         ++b;
       }
     }
   }
 
-  // --- links ----------------------------------------------------------------------------------------------------------
+  // --- links ---------------------------------------------------------------------------------------------------------
 
   void check_links(const Inode& inode) {
     const InodeNumber number(inode.number);
     if (is_reserved(inode.number)) return;
     const bool directory = inode.type == kDirectoryType && !inode.is_volume;
-    if (inode.link_count == 0 && !inode.listed) add(FindingKind::kOrphan, number, "it has no links and is not in the orphan list");
-    if (inode.link_count != 0 && inode.listed) add(FindingKind::kOrphan, number, "it has links and is in the orphan list");
+    if (inode.link_count == 0 && !inode.listed)
+      add(FindingKind::kOrphan, number, "it has no links and is not in the orphan list");
+    if (inode.link_count != 0 && inode.listed)
+      add(FindingKind::kOrphan, number, "it has links and is in the orphan list");
     if (number == format::kRootInode) {
       if (inode.link_count != 2 + inode.subdirectories) report_links(inode, 2 + std::uint64_t{inode.subdirectories});
       return;
     }
-    if (directory && inode.entries > 1) add(FindingKind::kLinkCount, number, "a directory has " + std::to_string(inode.entries) + " entries");
-    if (inode.entries == 0 && inode.link_count != 0 && !inode.listed) add(FindingKind::kOrphan, number, "no directory has an entry for it");
-    const std::uint64_t expected = directory && inode.entries != 0 ? 2 + std::uint64_t{inode.subdirectories} : inode.entries;
+    if (directory && inode.entries > 1)
+      add(FindingKind::kLinkCount, number, "a directory has " + std::to_string(inode.entries) + " entries");
+    if (inode.entries == 0 && inode.link_count != 0 && !inode.listed)
+      add(FindingKind::kOrphan, number, "no directory has an entry for it");
+    const std::uint64_t expected =
+        directory && inode.entries != 0 ? 2 + std::uint64_t{inode.subdirectories} : inode.entries;
     if (inode.entries != 0 && inode.link_count != expected) report_links(inode, expected);
-    if (inode.entries != 0 && !inode.parent_found) add(FindingKind::kParent, number, "its parent link leads to no entry for it");
+    if (inode.entries != 0 && !inode.parent_found)
+      add(FindingKind::kParent, number, "its parent link leads to no entry for it");
   }
 
   void report_links(const Inode& inode, std::uint64_t expected) {
@@ -252,7 +279,8 @@ class VolumeCheck {
         at = at->number == format::kRootInode.value || !at->parent_found ? nullptr : find(at->parent);
       }
       if (at != nullptr && at->climb == Inode::Climb::kUnderWay)
-        add(FindingKind::kOrphan, InodeNumber(at->number), "it lies in a circle of directories that the root does not reach");
+        add(FindingKind::kOrphan, InodeNumber(at->number),
+            "it lies in a circle of directories that the root does not reach");
       for (Inode* inode : path) inode->climb = Inode::Climb::kDone;
     }
   }
@@ -277,13 +305,15 @@ bool VolumeChecks::is_new(BlockNumber block, FileBlock at) {
 }
 
 void VolumeChecks::run() {
-  if (const auto& zero = trees_.volume_zero()) check_inode(context_, trees_, {kVolumeZero, InodeNumber(0), format::kRootsBlock, *zero});
+  if (const auto& zero = trees_.volume_zero())
+    check_inode(context_, trees_, {kVolumeZero, InodeNumber(0), format::kRootsBlock, *zero});
   for (const VolumeRoot& volume : trees_.volumes()) {
     const bool user_volume = volume.number != kVolumeZero;
     const std::pair key(volume.table.slots, volume.table.level);
     auto known = tables_.find(key);
     // With bad blocks about, every owner is to be named.
-    if (known == tables_.end() || !context_.bad.empty()) known = tables_.insert_or_assign(key, VolumeCheck(*this, volume).run()).first;
+    if (known == tables_.end() || !context_.bad.empty())
+      known = tables_.insert_or_assign(key, VolumeCheck(*this, volume).run()).first;
     if (!user_volume) continue;
     ++context_.report.volumes;
     context_.report.inodes += known->second.inodes;

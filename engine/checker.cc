@@ -28,12 +28,14 @@ using format::Superblock;
 namespace {
 
 constexpr std::uint64_t kCacheBytes = 256ull << 20;
-constexpr std::uint64_t kMaximumDeviceBlocks = 1'000'000;  // bad blocks that are looked for; a device with more is lost anyway
+constexpr std::uint64_t kMaximumDeviceBlocks =
+    1'000'000;  // bad blocks that are looked for; a device with more is lost anyway
 
 std::uint64_t used_blocks(const Metadata& metadata) {
   std::uint64_t used = 0;
   for (const BlockNumber base : metadata.chunks())
-    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) used += metadata.descriptor(base + i).type != BlockType::kFree;
+    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i)
+      used += metadata.descriptor(base + i).type != BlockType::kFree;
   return used;
 }
 
@@ -44,7 +46,8 @@ void add_device_list(Context& context) {
   std::uint64_t added = 0;
   for (const BadRange& range : *ranges) {
     const std::uint64_t end = std::min(blocks_for(range.offset_bytes + range.length_bytes), context.pool_blocks);
-    for (std::uint64_t block = range.offset_bytes / kBlockBytes; block < end && added < kMaximumDeviceBlocks; ++block, ++added)
+    for (std::uint64_t block = range.offset_bytes / kBlockBytes; block < end && added < kMaximumDeviceBlocks;
+         ++block, ++added)
       context.bad.add(BlockNumber(block), false);
   }
 }
@@ -67,7 +70,8 @@ void check_space(Context& context, Store& store, const std::vector<BlockRun>& un
   // The store may keep a chunk in reserve.
   if (all != known && all != known + format::kChunkBlocks)
     context.findings.add(FindingKind::kUnreachable, Severity::kNote, BlockNumber(0), "free space",
-                         std::to_string(all) + " blocks have no reference, " + std::to_string(known) + " are known to be free; opening the pool anew corrects it");
+                         std::to_string(all) + " blocks have no reference, " + std::to_string(known) +
+                             " are known to be free; opening the pool anew corrects it");
 }
 
 // All of the check but how the pool was opened. `store`: null if it is not.
@@ -102,7 +106,8 @@ Result<bool> replay(Medium& overlay, const Superblock& superblock) {
       const std::span<const std::byte> line(recovered.contents[i].bytes + offset, kLineBytes);
       for (const BlockNumber at : {block, Metadata::mirror_of(block)}) {
         std::byte present[kLineBytes];
-        const bool same = overlay.read(byte_offset(at) + offset, present) && std::memcmp(present, line.data(), kLineBytes) == 0;
+        const bool same =
+            overlay.read(byte_offset(at) + offset, present) && std::memcmp(present, line.data(), kLineBytes) == 0;
         if (same) continue;
         changed = true;
         TRY(overlay.store(byte_offset(at) + offset, line));
@@ -120,7 +125,8 @@ Result<CheckReport> check(Pool& pool, const CheckOptions& options) {
   CheckReport report;
   Context context(store.medium(), store.metadata(), store.superblock(), options, report);
   if (const auto verified = store.reverse_map().verify(store.metadata()); !verified)
-    context.findings.add(FindingKind::kRecordOrder, Severity::kRepairable, BlockNumber(0), "reverse map, index in memory", describe(verified.error()));
+    context.findings.add(FindingKind::kRecordOrder, Severity::kRepairable, BlockNumber(0),
+                         "reverse map, index in memory", describe(verified.error()));
   check_all(context, &store);
   return report;
 }
@@ -149,7 +155,8 @@ Result<CheckReport> check(std::unique_ptr<Medium> medium, const CheckOptions& op
   if (!loaded) {
     // Without all chunks nothing can be said of what refers to what.
     checker::check_copies(context);
-    return stop(damage(FindingKind::kChunk, metadata.chunks().empty() ? format::kFirstChunk : metadata.last_chunk(), "metadata chunks", loaded.error()));
+    return stop(damage(FindingKind::kChunk, metadata.chunks().empty() ? format::kFirstChunk : metadata.last_chunk(),
+                       "metadata chunks", loaded.error()));
   }
   check_all(context, nullptr);
   return report;

@@ -22,14 +22,22 @@ constexpr int kRestarts = 3;
 
 OwnerRole role_of(BlockType type) {
   switch (type) {
-    case BlockType::kMapNode: return OwnerRole::kMap;
-    case BlockType::kInodes: return OwnerRole::kInode;
-    case BlockType::kDirectory: return OwnerRole::kDirectory;
-    case BlockType::kAttributes: return OwnerRole::kAttributes;
-    case BlockType::kSymlink: return OwnerRole::kSymlink;
-    case BlockType::kOrphans: return OwnerRole::kOrphans;
-    case BlockType::kGraveyard: return OwnerRole::kGraveyard;
-    default: return OwnerRole::kData;
+    case BlockType::kMapNode:
+      return OwnerRole::kMap;
+    case BlockType::kInodes:
+      return OwnerRole::kInode;
+    case BlockType::kDirectory:
+      return OwnerRole::kDirectory;
+    case BlockType::kAttributes:
+      return OwnerRole::kAttributes;
+    case BlockType::kSymlink:
+      return OwnerRole::kSymlink;
+    case BlockType::kOrphans:
+      return OwnerRole::kOrphans;
+    case BlockType::kGraveyard:
+      return OwnerRole::kGraveyard;
+    default:
+      return OwnerRole::kData;
   }
 }
 
@@ -39,20 +47,29 @@ std::uint64_t pool_blocks(Store& store) { return store.superblock().pool_bytes /
 
 const char* name_of(OwnerRole role) {
   switch (role) {
-    case OwnerRole::kData: return "data";
-    case OwnerRole::kDirectory: return "directory";
-    case OwnerRole::kAttributes: return "attributes";
-    case OwnerRole::kSymlink: return "symlink";
-    case OwnerRole::kOrphans: return "orphans";
-    case OwnerRole::kGraveyard: return "graveyard";
-    case OwnerRole::kMap: return "map";
-    case OwnerRole::kInode: return "inode";
-    case OwnerRole::kVolume: return "volume";
+    case OwnerRole::kData:
+      return "data";
+    case OwnerRole::kDirectory:
+      return "directory";
+    case OwnerRole::kAttributes:
+      return "attributes";
+    case OwnerRole::kSymlink:
+      return "symlink";
+    case OwnerRole::kOrphans:
+      return "orphans";
+    case OwnerRole::kGraveyard:
+      return "graveyard";
+    case OwnerRole::kMap:
+      return "map";
+    case OwnerRole::kInode:
+      return "inode";
+    case OwnerRole::kVolume:
+      return "volume";
   }
   return "unknown";
 }
 
-// --- the search --------------------------------------------------------------------------------------------------------
+// --- the search -----------------------------------------------------------------------------------------------------
 
 class OwnerSearch {
  public:
@@ -91,7 +108,8 @@ class OwnerSearch {
     } else if (descriptor.type == BlockType::kInodes) {
       set_.is_table_ = true;
       set_.used_inodes_ = 0xffff;  // when its copies are both lost, each of its inodes may be concerned
-      if (const auto content = reader_.read(set_.block_, BlockType::kInodes)) describe_inodes((*content)->as<format::InodeBlock>());
+      if (const auto content = reader_.read(set_.block_, BlockType::kInodes))
+        describe_inodes((*content)->as<format::InodeBlock>());
     }
     return {};
   }
@@ -127,7 +145,8 @@ class OwnerSearch {
   }
 
   // Levels rise from each block to its holders, also in an image that is hostile: no way up ever comes back.
-  void note(BlockNumber block, std::uint8_t level, const ReverseRecord& record, std::vector<OwnerSet::Reference>& references) {
+  void note(BlockNumber block, std::uint8_t level, const ReverseRecord& record,
+            std::vector<OwnerSet::Reference>& references) {
     if (record.level >= format::kMaximumLevel) return;
     const bool is_node = record.flags & format::kRecordNode;
     if (is_node ? record.level != level || level == 0 : level != 0) return;
@@ -179,10 +198,10 @@ Result<OwnerSet> find_owners(Store& store, BlockReader& reader, BlockNumber bloc
   return search.take();
 }
 
-// --- from references to owners -------------------------------------------------------------------------------------------
+// --- from references to owners --------------------------------------------------------------------------------------
 
-// Follows the ways up from a block: through a file's map to its inode, through an inode table to its volume's inode, and
-// through volume 0's table to the roots. Each stage can be entered once, so that a way is at most three trees high.
+// Follows the ways up from a block: through a file's map to its inode, through an inode table to its volume's inode,
+// and through volume 0's table to the roots. Each stage can be entered once, so that a way is at most three trees high.
 class OwnerWalk {
  public:
   OwnerWalk(const OwnerSet& set, FunctionRef<bool(VolumeNumber)> wanted, FunctionRef<bool(const OwnerRange&)> visit)
@@ -340,7 +359,7 @@ std::size_t OwnerSet::reference_count() const {
   return count;
 }
 
-// --- what a block is -------------------------------------------------------------------------------------------------------
+// --- what a block is ------------------------------------------------------------------------------------------------
 
 namespace {
 

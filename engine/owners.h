@@ -1,10 +1,10 @@
 // Who owns a block? Answered from the reverse map, without touching the block.
 //
 // The references to a block lead to the blocks that hold them, the references to those further up, and so on to inode
-// blocks, inode tables and the roots. Every block is climbed once, however many ways lead through it, so the cost follows
-// the number of references and not the number of owners: 10,000 clones in 1,000 snapshots are 10^7 owners, but only about
-// 12,000 references. An OwnerSet keeps them in this factored form; an owner is one way from the block to the roots, and
-// its inode number and offset are sums of slots along the way.
+// blocks, inode tables and the roots. Every block is climbed once, however many ways lead through it, so the cost
+// follows the number of references and not the number of owners: 10,000 clones in 1,000 snapshots are 10^7 owners, but
+// only about 12,000 references. An OwnerSet keeps them in this factored form; an owner is one way from the block to the
+// roots, and its inode number and offset are sums of slots along the way.
 //
 // Worked example: block 9000 is referred to by slot 3 of map node N1. N1 is shared by slot 0 of the data of the second
 // inode in inode block I1, and by slot 0 of the third. I1 is in slot 1 of the inode tables of a volume and of its
@@ -63,15 +63,15 @@ class OwnerSet {
 
   BlockNumber block_;
   OwnerRole role_{};
-  bool is_table_ = false;     // an inode block, or a map node above inode blocks
-  std::uint64_t blocks_ = 1;  // file blocks below the block
+  bool is_table_ = false;                              // an inode block, or a map node above inode blocks
+  std::uint64_t blocks_ = 1;                           // file blocks below the block
   std::uint16_t used_inodes_ = 0, volume_inodes_ = 0;  // of an inode block: bit n for its n-th inode
   std::unordered_map<BlockNumber, std::vector<Reference>> references_;
 };
 
 // Owners of any block: of data, or of metadata (by the number of the primary copy). No owners for blocks that nobody
-// refers to, or only the graveyard does. The search takes the mutex in short batches and starts again when something was
-// committed in between; after the third time it keeps the mutex.
+// refers to, or only the graveyard does. The search takes the mutex in short batches and starts again when something
+// was committed in between; after the third time it keeps the mutex.
 Result<OwnerSet> find_owners(Store& store, BlockReader& reader, BlockNumber block) EXCLUDES(store.mutex);
 
 // What a block is used for now, without touching it.

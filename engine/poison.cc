@@ -17,8 +17,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kRetryAfter = 20ms;        // blocks in flight
-constexpr auto kOperationsLimit = 1s;     // how long process_now() waits for operations
+constexpr auto kRetryAfter = 20ms;     // blocks in flight
+constexpr auto kOperationsLimit = 1s;  // how long process_now() waits for operations
 constexpr int kWatchRetryMilliseconds = 5000;
 constexpr std::uint8_t kWholeBlock = 0xff;
 
@@ -26,23 +26,33 @@ std::uint64_t pool_blocks(const Store& store) { return store.superblock().pool_b
 
 const char* describe_type(format::BlockType type) {
   switch (type) {
-    case format::BlockType::kFree: return "unused";
-    case format::BlockType::kRoots: return "roots";
-    case format::BlockType::kMapNode: return "map node";
-    case format::BlockType::kInodes: return "inodes";
-    case format::BlockType::kDirectory: return "directory";
-    case format::BlockType::kAttributes: return "attributes";
-    case format::BlockType::kSymlink: return "symlink";
-    case format::BlockType::kOrphans: return "orphans";
-    case format::BlockType::kGraveyard: return "graveyard";
-    case format::BlockType::kReverseLeaf: return "reverse map";
+    case format::BlockType::kFree:
+      return "unused";
+    case format::BlockType::kRoots:
+      return "roots";
+    case format::BlockType::kMapNode:
+      return "map node";
+    case format::BlockType::kInodes:
+      return "inodes";
+    case format::BlockType::kDirectory:
+      return "directory";
+    case format::BlockType::kAttributes:
+      return "attributes";
+    case format::BlockType::kSymlink:
+      return "symlink";
+    case format::BlockType::kOrphans:
+      return "orphans";
+    case format::BlockType::kGraveyard:
+      return "graveyard";
+    case format::BlockType::kReverseLeaf:
+      return "reverse map";
   }
   return "unknown";
 }
 
 }  // namespace
 
-// --- threads -----------------------------------------------------------------------------------------------------------
+// --- threads --------------------------------------------------------------------------------------------------------
 
 void Poison::Mailbox::wake() {
   {
@@ -145,7 +155,7 @@ void Poison::process_now() {
   }
 }
 
-// --- a pass ------------------------------------------------------------------------------------------------------------
+// --- a pass ---------------------------------------------------------------------------------------------------------
 
 void Poison::pass() {
   publish_healed();
@@ -298,8 +308,8 @@ bool Poison::withdraw(BlockNumber block) {
   return true;
 }
 
-// Store never hands out a block of the ledger, and does not take one back: a block without a reference that is not in the
-// free space either is nobody's once all operations have ended that might have got it before it was in the ledger.
+// Store never hands out a block of the ledger, and does not take one back: a block without a reference that is not in
+// the free space either is nobody's once all operations have ended that might have got it before it was in the ledger.
 void Poison::look_at_pending() {
   if (pending_.empty()) return;
   {
@@ -325,7 +335,7 @@ void Poison::look_at_pending() {
   attend_to(again);
 }
 
-// --- recording and telling -------------------------------------------------------------------------------------------------
+// --- recording and telling ------------------------------------------------------------------------------------------
 
 bool Poison::record(const Sectors& ledger, const std::function<void(format::Roots&)>& count) {
   if (store_.read_only()) {
@@ -384,7 +394,8 @@ Result<BlockReport> Poison::report(BlockNumber block, std::size_t owner_limit) {
   if (report.use == BlockUse::kMetadata || report.use == BlockUse::kMetadataMirror) {
     // A mirror belongs to whom its primary belongs to.
     if (report.use == BlockUse::kMetadataMirror) block = block - format::kMirrorBlocks;
-    report.detail = block == Metadata::chunk_base(block) ? "chunk header" : describe_type(store_.metadata().descriptor(block).type);
+    report.detail =
+        block == Metadata::chunk_base(block) ? "chunk header" : describe_type(store_.metadata().descriptor(block).type);
   } else if (report.use != BlockUse::kData) {
     return report;
   }

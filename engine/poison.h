@@ -9,12 +9,12 @@
 //   in flight           (reserved by a writer, or freed and still looked at) recorded, and sorted out again when the
 //                       operations begun before have ended
 //
-// A block is in the DRAM ledger before anything else happens to it, so reads are refused by block number from then on and
-// an owner that is found late is safe already. Its record in the reverse map survives a remount.
+// A block is in the DRAM ledger before anything else happens to it, so reads are refused by block number from then on
+// and an owner that is found late is safe already. Its record in the reverse map survives a remount.
 //
-// Worked example: the device reports a free block; it is withdrawn, recorded, cleared, and the machine stops. At the next
-// open the block is covered by its ledger record only, so it is not in the free space; the first pass finds it in the
-// ledger without a reference, clears it again, drops the record and releases it.
+// Worked example: the device reports a free block; it is withdrawn, recorded, cleared, and the machine stops. At the
+// next open the block is covered by its ledger record only, so it is not in the free space; the first pass finds it in
+// the ledger without a reference, clears it again, drops the record and releases it.
 //
 // Threads: a watcher waits for the device, a worker does the passes. No lock is held across the host's calls, waits and
 // clears of data blocks; nothing in the engine ever waits for the worker but process_now().
@@ -42,9 +42,9 @@
 
 namespace daxcow {
 
-// What the worker needs from the layers above. Called without any lock held, from the worker's thread or from the one that
-// called process_now(), scrub() or report(). May take gates and inode locks; must not call back into Poison, except for
-// note_healed() and report().
+// What the worker needs from the layers above. Called without any lock held, from the worker's thread or from the one
+// that called process_now(), scrub() or report(). May take gates and inode locks; must not call back into Poison,
+// except for note_healed() and report().
 class PoisonHost {
  public:
   virtual ~PoisonHost() = default;
@@ -72,12 +72,12 @@ class Poison {
   // Starts and ends the threads. stop() waits for a pass that is under way; both may be called again.
   Result<> start();
   void stop();
-  // Handles everything known by now in the caller's thread, which must hold no lock and be in no operation. Waits up to a
-  // second for operations under way; what is still in flight then is left for a later pass.
+  // Handles everything known by now in the caller's thread, which must hold no lock and be in no operation. Waits up to
+  // a second for operations under way; what is still in flight then is left for a later pass.
   void process_now();
 
-  // An owner replaced this range of its own (overwrote, punched or zeroed it), which had been in a ledgered block. Cheap;
-  // any locks may be held.
+  // An owner replaced this range of its own (overwrote, punched or zeroed it), which had been in a ledgered block.
+  // Cheap; any locks may be held.
   void note_healed(VolumeNumber volume, InodeNumber inode, std::uint64_t offset_bytes, std::uint64_t length_bytes,
                    BlockNumber block);
 
@@ -115,7 +115,7 @@ class Poison {
   void watch();
   void work();
 
-  // --- a pass: under pass_mutex_ ---------------------------------------------------------------------------------------------
+  // --- a pass: under pass_mutex_ ------------------------------------------------------------------------------------
   void pass() REQUIRES(pass_mutex_);
   Sectors look_at_suspects(Sectors& attend) REQUIRES(pass_mutex_);
   void read_device_list(Sectors& listed) REQUIRES(pass_mutex_);
@@ -158,15 +158,15 @@ class Poison {
 
   Mutex pass_mutex_;  // one pass at a time; before all other locks
   bool first_pass_ GUARDED_BY(pass_mutex_) = true;
-  // What passes have seen to of the ledger. Others may enter blocks into the DRAM ledger at once when they meet poison, and
-  // report them by Store::suspect(); those are as new as what the device reports.
+  // What passes have seen to of the ledger. Others may enter blocks into the DRAM ledger at once when they meet poison,
+  // and report them by Store::suspect(); those are as new as what the device reports.
   Sectors handled_ GUARDED_BY(pass_mutex_);
-  Sectors listed_ GUARDED_BY(pass_mutex_);                         // by the device, when last asked
+  Sectors listed_ GUARDED_BY(pass_mutex_);                          // by the device, when last asked
   std::map<BlockNumber, Pending> pending_ GUARDED_BY(pass_mutex_);  // in flight
-  std::set<BlockNumber> ours_ GUARDED_BY(pass_mutex_);             // neither in the free space nor in use: to be cleared
-  std::set<BlockNumber> cannot_clear_ GUARDED_BY(pass_mutex_);     // said so already
-  std::set<BlockNumber> metadata_lost_ GUARDED_BY(pass_mutex_);    // said so already
-  bool list_failed_ GUARDED_BY(pass_mutex_) = false;               // said so already
+  std::set<BlockNumber> ours_ GUARDED_BY(pass_mutex_);           // neither in the free space nor in use: to be cleared
+  std::set<BlockNumber> cannot_clear_ GUARDED_BY(pass_mutex_);   // said so already
+  std::set<BlockNumber> metadata_lost_ GUARDED_BY(pass_mutex_);  // said so already
+  bool list_failed_ GUARDED_BY(pass_mutex_) = false;             // said so already
 };
 
 }  // namespace daxcow

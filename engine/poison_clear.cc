@@ -1,5 +1,5 @@
-// Poison: making blocks work again. Those with a second copy are rewritten from it, those that nobody refers to are cleared
-// and given back to the free space.
+// Poison: making blocks work again. Those with a second copy are rewritten from it, those that nobody refers to are
+// cleared and given back to the free space.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -11,14 +11,14 @@ namespace daxcow {
 
 namespace {
 
-constexpr std::uint64_t kClearAtOnce = 32;   // blocks: with their ledger records they fit a transaction with ease
+constexpr std::uint64_t kClearAtOnce = 32;    // blocks: with their ledger records they fit a transaction with ease
 constexpr std::size_t kOwnersInAnEvent = 16;  // of a metadata block that is lost
 
 std::string describe_place(BlockNumber block) { return "block " + std::to_string(block.value); }
 
 }  // namespace
 
-// --- what has a second copy ----------------------------------------------------------------------------------------------
+// --- what has a second copy -----------------------------------------------------------------------------------------
 
 void Poison::mend(BlockNumber block) {
   if (store_.read_only()) return;  // reads come from the other copy
@@ -85,7 +85,7 @@ void Poison::publish_metadata_lost(BlockNumber block) {
   }
 }
 
-// --- what nobody refers to -------------------------------------------------------------------------------------------------
+// --- what nobody refers to ------------------------------------------------------------------------------------------
 
 void Poison::clear_ours(const std::set<BlockNumber>& blocks) {
   if (store_.read_only()) return;

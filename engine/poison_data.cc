@@ -10,7 +10,7 @@ namespace daxcow {
 
 namespace {
 
-constexpr std::size_t kRecordsAtOnce = 32;     // ledger records in a transaction
+constexpr std::size_t kRecordsAtOnce = 32;      // ledger records in a transaction
 constexpr std::size_t kEventsForABlock = 1000;  // owners that get an event of their own
 
 // A maximal run of set bits.
@@ -77,7 +77,8 @@ void Poison::lose(const Sectors& lost) {
 void Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
   const auto owners = find_owners(store_, store_.metadata(), block);
   if (!owners) {
-    store_.log("block " + std::to_string(block.value) + " is lost; its owners cannot be found: " + describe(owners.error()));
+    store_.log("block " + std::to_string(block.value) +
+               " is lost; its owners cannot be found: " + describe(owners.error()));
     return;
   }
   // Who has only reserved the space (unwritten) has lost nothing.

@@ -80,8 +80,8 @@ Result<Mended> mend_poisoned(Store& store, BlockNumber block) {
   if (kind == Kind::kJournal) {
     // A record may lie in several bad blocks: the area is cleared as a whole before it is written.
     const bool mirror = block >= format::kJournalChunk + format::kMirrorBlocks;
-    TRY(store.medium().clear_bad({mirror ? format::kJournalChunk + format::kMirrorBlocks : format::kJournalChunk,
-                                  format::kMirrorBlocks}));
+    TRY(store.medium().clear_bad(
+        {mirror ? format::kJournalChunk + format::kMirrorBlocks : format::kJournalChunk, format::kMirrorBlocks}));
     TRY(store.journal().rewrite_copy(mirror));
     TRY(verify_readable(store, block));
     return Mended::kRewritten;

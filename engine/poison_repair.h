@@ -1,8 +1,9 @@
-// Rewriting one copy of what the pool has twice: superblocks, the journal's record area, chunk headers, metadata blocks.
+// Rewriting one copy of what the pool has twice: superblocks, the journal's record area, chunk headers, metadata
+// blocks.
 //
-// Always whole blocks, from content that is known to be good: from memory (headers, the journal's record, the superblock)
-// or from the version that passed its check. A copy that was bad is never patched, and never trusted before it is rewritten:
-// the lines of older commits that could not be stored to it are missing.
+// Always whole blocks, from content that is known to be good: from memory (headers, the journal's record, the
+// superblock) or from the version that passed its check. A copy that was bad is never patched, and never trusted before
+// it is rewritten: the lines of older commits that could not be stored to it are missing.
 #pragma once
 
 #include "engine/metadata.h"
@@ -23,8 +24,8 @@ enum class Mended {
 // says why the block could not be made to work (kPoisoned, kUnsupported, ...): it is as bad as before.
 Result<Mended> mend_poisoned(Store& store, BlockNumber block) EXCLUDES(store.mutex);
 
-// Checks a copy again (who reported it may have read it in the middle of a commit) and rewrites it if it fails its check.
-// kPoisoned if it cannot be read: see mend_poisoned().
+// Checks a copy again (who reported it may have read it in the middle of a commit) and rewrites it if it fails its
+// check. kPoisoned if it cannot be read: see mend_poisoned().
 Result<Mended> mend_failed(Store& store, BadCopy copy) EXCLUDES(store.mutex);
 
 // The block where a copy is.

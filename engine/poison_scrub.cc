@@ -13,7 +13,7 @@ using format::ReverseRecord;
 
 namespace {
 
-constexpr std::uint64_t kReadBlocks = 256;    // at once, and between two reports of progress
+constexpr std::uint64_t kReadBlocks = 256;     // at once, and between two reports of progress
 constexpr std::uint64_t kBatchBlocks = 16384;  // gathered under the mutex at a time
 constexpr std::uint64_t kBatchRuns = 1000;
 
@@ -129,7 +129,8 @@ class Scrub {
 
 }  // namespace
 
-Result<std::uint64_t> scrub_store(Store& store, const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
+Result<std::uint64_t> scrub_store(Store& store,
+                                  const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
   return Scrub(store, progress).run();
 }
 

@@ -76,6 +76,27 @@ class SlotReader {
   const Block& content_;
 };
 
+// The lines between the first and the last difference of two blocks.
+struct ByteRange {
+  std::uint64_t first = 0, end = 0;
+};
+ByteRange changed_bytes(const Block& before, const Block& after) {
+  ByteRange range{0, kBlockBytes};
+  while (range.first < range.end && std::memcmp(before.bytes + range.first, after.bytes + range.first, kLineBytes) == 0)
+    range.first += kLineBytes;
+  while (range.end > range.first && std::memcmp(before.bytes + range.end - kLineBytes, after.bytes + range.end - kLineBytes, kLineBytes) == 0)
+    range.end -= kLineBytes;
+  return range;
+}
+
+// Most of an inode block's inodes are the same as before, and a glance at the bytes says so.
+bool may_have_changed(BlockType type, std::uint64_t first_slot, ByteRange changed) {
+  if (changed.first == changed.end) return false;
+  if (type != BlockType::kInodes) return true;
+  const std::uint64_t inode = first_slot / format::kSlotsPerInode * sizeof(InodeRecord);
+  return changed.first < inode + sizeof(InodeRecord) && inode < changed.end;
+}
+
 bool same_slot(const SlotView& a, const SlotView& b) { return a.entry == b.entry && a.log512 == b.log512; }
 
 // Sorts two lists of records of one stretch of slots into what went, what came and what only changed its length.
@@ -148,11 +169,17 @@ void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level,
   const SlotReader new_reader(type, node_level, after ? *after : kNoReferences);
   const std::uint64_t group = group_slots(type);
   std::vector<ReverseRecord> old_records, new_records;
+  const ByteRange changed = changed_bytes(before ? *before : kNoReferences, after ? *after : kNoReferences);
   for (std::uint64_t begin = 0; begin < slot_count(type); begin += group) {
+    if (!may_have_changed(type, begin, changed)) continue;
     const std::uint64_t end = begin + group;
     std::uint64_t first = begin, last = end;
-    while (first < end && same_slot(old_reader.at(first), new_reader.at(first))) ++first;
-    if (first == end) continue;
+    if (type == BlockType::kMapNode || type == BlockType::kGraveyard) {
+      first = changed.first / sizeof(std::uint64_t);
+      last = (changed.end + sizeof(std::uint64_t) - 1) / sizeof(std::uint64_t);
+    }
+    while (first < last && same_slot(old_reader.at(first), new_reader.at(first))) ++first;
+    if (first == last) continue;
     while (same_slot(old_reader.at(last - 1), new_reader.at(last - 1))) --last;
     // Widen to whole runs of both versions.
     while (first > begin && (old_reader.continues(first) || new_reader.continues(first))) --first;

@@ -243,27 +243,26 @@ void Transaction::seal_blocks() {
 }
 
 void Transaction::make_headers() {
-  const auto header_of = [this](BlockNumber base) -> format::ChunkHeader& {
+  constexpr std::uint64_t kFirstLine = 1;  // magic, next, CRC
+  const auto header_of = [this](BlockNumber base) -> Header& {
     auto& header = headers_[base.value];
     if (!header.content) {
       header.content = std::make_unique<Block>();
       store_.metadata_.make_header(base, header.content->as<format::ChunkHeader>());
+      header.line_mask = kFirstLine;
     }
-    return header.content->as<format::ChunkHeader>();
+    return header;
   };
   for (const auto& [block, dirty] : dirty_) {
     if (dirty.is_new ? dirty.freed : !dirty.freed && dirty.line_mask == 0) continue;
-    header_of(Metadata::chunk_base(BlockNumber(block))).blocks[block % format::kChunkBlocks - 1] = dirty.descriptor;
+    Header& header = header_of(Metadata::chunk_base(BlockNumber(block)));
+    const std::uint64_t index = block % format::kChunkBlocks - 1;
+    header.content->as<format::ChunkHeader>().blocks[index] = dirty.descriptor;
+    header.line_mask |= 1ull << ((offsetof(format::ChunkHeader, blocks) + index * sizeof(BlockDescriptor)) / kLineBytes);
   }
-  if (linked_chunk_.second.value != 0) header_of(linked_chunk_.first).next = linked_chunk_.second.value;
-  for (auto it = headers_.begin(); it != headers_.end();) {
-    auto& header = it->second.content->as<format::ChunkHeader>();
-    header.crc = chunk_header_crc(header);
-    Block before;
-    store_.metadata_.make_header(BlockNumber(it->first), before.as<format::ChunkHeader>());
-    it->second.line_mask = changed_lines(before.bytes, it->second.content->bytes);
-    it = it->second.line_mask == 0 ? headers_.erase(it) : std::next(it);
-  }
+  if (linked_chunk_.second.value != 0) header_of(linked_chunk_.first).content->as<format::ChunkHeader>().next = linked_chunk_.second.value;
+  for (auto& [base, header] : headers_)
+    header.content->as<format::ChunkHeader>().crc = chunk_header_crc(header.content->as<format::ChunkHeader>());
 }
 
 // Blocks that nothing refers to yet need no journal: they only have to be there before the record that hooks them up.

@@ -83,7 +83,7 @@ struct FileExtent {
   std::uint64_t count = 0;
   ExtentState state = ExtentState::kHole;
   BlockNumber block;     // not for holes
-  unsigned owners = 0;   // references to its first block's data (1: exclusive), as far as asked for
+  unsigned owners = 0;   // files (of all volumes) that own its blocks, as far as asked for and at most 10,000; 1: exclusive
   bool bad = false;      // its first block is in the poison ledger
 };
 

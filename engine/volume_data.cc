@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "engine/check.h"
+#include "engine/owners.h"
 #include "engine/volume.h"
 #include "engine/volume_state.h"
 
@@ -682,6 +683,39 @@ Result<std::uint64_t> Volume::seek(InodeNumber inode, std::uint64_t offset, bool
   });
 }
 
+namespace {
+
+constexpr std::size_t kCountedOwners = 10'000;
+
+// Fills in owners and ledger of an extent and shortens it to where they may change: at the edge of a reference, of a
+// subtree (which may be shared as a whole), or of a bad block.
+Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
+  const BlockRun run{extent.block, extent.count};
+  const auto cut = [&](std::uint64_t count) {
+    if (count > 0 && count < extent.count) extent.count = count;
+  };
+  extent.bad = state.store.ledger().mask(extent.block) != 0;
+  for (const auto& [bad, mask] : state.store.ledger().in(run)) {
+    cut(bad - run.first);
+    cut(bad + 1 - run.first);
+  }
+  if (!count_owners) return {};
+  cut(format::kMapFanout - extent.start.value % format::kMapFanout);
+  {
+    const LockGuard guard(state.store.mutex);
+    TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run, [&](const format::ReverseRecord& record) {
+      if (record.first > run.first.value) cut(record.first - run.first.value);
+      cut(record.first + record.length_blocks - run.first.value);
+      return true;
+    }));
+  }
+  const OwnerSet owners = TRY(find_owners(state.store, state.store.metadata(), extent.block));
+  extent.owners = static_cast<unsigned>(owners.expand(kCountedOwners).size());
+  return {};
+}
+
+}  // namespace
+
 Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit) {
   State& state = *state_;
   const State::Operation operation(state);
@@ -692,40 +726,31 @@ Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_o
   const std::uint64_t blocks = std::max(blocks_for(record.size_bytes), record.block_count);
   if (from.value >= blocks) return {};
   const FileView view = TRY(view_of(state, inode, {from, blocks - from.value}));
-  for (const Segment& segment : view.segments) {
-    FileExtent extent{segment.range.first, segment.range.count, ExtentState::kHole, {}, 0, false};
-    if (!segment.entry.present()) {
-      if (!visit(extent)) return {};
-      continue;
+  // What was found to continue its predecessor in every respect is one extent.
+  std::optional<FileExtent> pending;
+  const auto add = [&](const FileExtent& extent) {
+    if (pending && pending->state == extent.state && pending->owners == extent.owners && pending->bad == extent.bad &&
+        (extent.state == ExtentState::kHole || pending->block + pending->count == extent.block)) {
+      pending->count += extent.count;
+      return true;
     }
-    extent.state = segment.entry.unwritten() ? ExtentState::kUnwritten : ExtentState::kWritten;
-    // Split where the number of owners or the ledger changes.
+    const bool go_on = !pending || visit(*pending);
+    pending = extent;
+    return go_on;
+  };
+  for (const Segment& segment : view.segments) {
     for (FileBlock at = segment.range.first; at < segment.range.end();) {
-      std::vector<std::uint64_t> cuts{segment.range.end().value};
-      const BlockNumber block = segment.entry.block() + (at - segment.range.first);
-      const BlockRun run{block, segment.range.end() - at};
-      extent.owners = 0;
-      if (count_owners) {
-        const LockGuard guard(state.store.mutex);
-        extent.owners = TRY(state.store.reverse_map().count_references(state.store.metadata(), block, 1'000'000));
-        TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run, [&](const format::ReverseRecord& record) {
-          for (const std::uint64_t edge : {record.first, record.first + record.length_blocks})
-            if (edge > block.value && edge < run.end().value) cuts.push_back(at.value + (edge - block.value));
-          return true;
-        }));
+      FileExtent extent{at, segment.range.end() - at, ExtentState::kHole, {}, 0, false};
+      if (segment.entry.present()) {
+        extent.state = segment.entry.unwritten() ? ExtentState::kUnwritten : ExtentState::kWritten;
+        extent.block = segment.entry.block() + (at - segment.range.first);
+        TRY(describe_extent(state, extent, count_owners));
       }
-      extent.bad = state.store.ledger().mask(block) != 0;
-      for (const auto& [bad, mask] : state.store.ledger().in(run))
-        for (const BlockNumber edge : {bad, bad + 1})
-          if (edge > block && edge < run.end()) cuts.push_back(at.value + (edge - block));
-      const FileBlock end(*std::ranges::min_element(cuts));
-      extent.start = at;
-      extent.count = end - at;
-      extent.block = block;
-      if (!visit(extent)) return {};
-      at = end;
+      if (!add(extent)) return {};
+      at += extent.count;
     }
   }
+  if (pending) visit(*pending);
   return {};
 }
 

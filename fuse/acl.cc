@@ -9,7 +9,8 @@ namespace daxcow {
 
 namespace {
 
-constexpr std::uint16_t kUserObject = 0x01, kUser = 0x02, kGroupObject = 0x04, kGroup = 0x08, kMask = 0x10, kOther = 0x20;
+constexpr std::uint16_t kUserObject = 0x01, kUser = 0x02, kGroupObject = 0x04, kGroup = 0x08, kMask = 0x10,
+                        kOther = 0x20;
 constexpr std::uint32_t kVersion = 2;
 
 struct StoredHeader {

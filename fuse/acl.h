@@ -36,8 +36,8 @@ class Acl {
   std::uint32_t mode_bits() const;
   // chmod: puts the nine permission bits into the list; the group's into the mask, if there is one.
   void set_mode_bits(std::uint32_t mode);
-  // A new file's list from its directory's default list: what `mode` does not allow is taken away. mode_bits() is then the
-  // new file's mode.
+  // A new file's list from its directory's default list: what `mode` does not allow is taken away. mode_bits() is then
+  // the new file's mode.
   void restrict_to(std::uint32_t mode);
 
  private:

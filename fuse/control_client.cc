@@ -27,7 +27,8 @@ Result<MountedFile> find_on_mount(const struct stat& status, const std::string& 
   const auto mount = TRY(find_mount(status.st_dev));
   if (!mount) return fail(ErrorCode::kUnsupported, path + " is not on a daxcow mount");
   const auto reply = TRY(call_daemon(mount->source, {{"op", "mounts"}}));
-  if (!reply) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}, the pool of {}", mount->source, path));
+  if (!reply)
+    return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}, the pool of {}", mount->source, path));
   for (const auto& entry : (*reply)["mounts"]) {
     if (entry["major"] != major(status.st_dev) || entry["minor"] != minor(status.st_dev)) continue;
     return MountedFile{mount->source, entry["volume"], InodeNumber(status.st_ino), S_ISREG(status.st_mode)};
@@ -60,12 +61,14 @@ Result<ControlClient> ControlClient::connect(const std::string& pool_path) {
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     if (errno == ENOENT || errno == ECONNREFUSED)
       return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}", pool_path));
-    return std::unexpected(Error::from_errno(errno, fmt::format("cannot reach the daemon of {} ({})", pool_path, path)));
+    return std::unexpected(
+        Error::from_errno(errno, fmt::format("cannot reach the daemon of {} ({})", pool_path, path)));
   }
   return ControlClient(std::make_unique<LineChannel>(std::move(socket), kReplyMaximum));
 }
 
-Result<nlohmann::json> ControlClient::call(const nlohmann::json& request, const CommandProgress& progress, int descriptor) {
+Result<nlohmann::json> ControlClient::call(const nlohmann::json& request, const CommandProgress& progress,
+                                           int descriptor) {
   daemon_gone_ = true;  // unless it answers
   TRY(channel_->send(request.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), descriptor));
   for (;;) {

@@ -1,8 +1,9 @@
 // The way from a tool to the daemon that serves a pool: a Unix socket under /run/daxcow, for root only, named after the
-// pool's identity (device and inode, or the device number of a devdax), so that every path of one pool leads to one daemon.
+// pool's identity (device and inode, or the device number of a devdax), so that every path of one pool leads to one
+// daemon.
 //
-// The protocol is one JSON object a line each way; requests and replies are described in fuse/control_commands.h. A request
-// may carry a file descriptor (SCM_RIGHTS).
+// The protocol is one JSON object a line each way; requests and replies are described in fuse/control_commands.h. A
+// request may carry a file descriptor (SCM_RIGHTS).
 #pragma once
 
 #include <cstdint>
@@ -34,8 +35,9 @@ class ControlClient {
   ControlClient& operator=(ControlClient&& other) noexcept;
   ~ControlClient();
 
-  // Sends a request, with a copy of `descriptor` unless negative, and waits for its reply. An error in the reply becomes an
-  // Error. If the daemon went away or is about to, daemon_gone() is true afterwards and the client is useless.
+  // Sends a request, with a copy of `descriptor` unless negative, and waits for its reply. An error in the reply
+  // becomes an Error. If the daemon went away or is about to, daemon_gone() is true afterwards and the client is
+  // useless.
   Result<nlohmann::json> call(const nlohmann::json& request, const CommandProgress& progress = {}, int descriptor = -1);
   bool daemon_gone() const { return daemon_gone_; }
 
@@ -57,8 +59,8 @@ struct MountedFile {
   InodeNumber inode;
   bool regular = false;
 };
-// Finds the mount, the daemon and the volume of the file at `path` (symbolic links are followed). kNotFound if there is no
-// such file, kUnsupported if it is not on a daxcow mount.
+// Finds the mount, the daemon and the volume of the file at `path` (symbolic links are followed). kNotFound if there is
+// no such file, kUnsupported if it is not on a daxcow mount.
 Result<MountedFile> find_mounted_file(const std::string& path);
 // The same for an open file.
 Result<MountedFile> find_mounted_file(int descriptor);

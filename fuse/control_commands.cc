@@ -75,7 +75,8 @@ Result<json> snapshot(const Command& command) {
 
 Result<json> owners(const Command& command) {
   const auto offset = command.request.at("offset_bytes").get<std::uint64_t>();
-  const auto size = TRY(command.pool.statistics()).size_bytes;
+  const auto size = TRY(command.pool.statistics())
+  .size_bytes;
   if (offset >= size)
     return fail(ErrorCode::kInvalid, fmt::format("offset {} is beyond the end of the pool ({} bytes)", offset, size));
   return to_json(TRY(command.pool.report(BlockNumber(offset / kBlockBytes), command.number("limit", 10'000))));
@@ -83,7 +84,8 @@ Result<json> owners(const Command& command) {
 
 Result<json> poison_list(const Command& command) {
   json blocks = json::array();
-  for (const auto& report : TRY(command.pool.poison_list(command.number("limit", 1000)))) blocks.push_back(to_json(report));
+  for (const auto& report : TRY(command.pool.poison_list(command.number("limit", 1000))))
+    blocks.push_back(to_json(report));
   return json{{"blocks", std::move(blocks)}};
 }
 
@@ -93,7 +95,8 @@ Result<json> events(const Command& command) {
   const auto wait = std::min<std::uint64_t>(command.number("wait_milliseconds", 0), 1000);
   auto& log = command.pool.events();
   json list = json::array();
-  for (const auto& event : log.after(command.number("after", 0), command.number("limit", 1000), static_cast<unsigned>(wait)))
+  for (const auto& event :
+       log.after(command.number("after", 0), command.number("limit", 1000), static_cast<unsigned>(wait)))
     list.push_back(to_json(event));
   return json{{"events", std::move(list)}, {"last", log.last_sequence()}};
 }
@@ -105,21 +108,19 @@ Result<json> map(const Command& command) {
   const FileBlock from(command.number("from_bytes", 0) / kBlockBytes);
   json extents = json::array();
   json next = nullptr;
-  TRY(file.volume->for_each_extent(attributes.inode, from, command.request.value("owners", true), [&](const FileExtent& extent) {
-    if (extents.size() == limit) {
-      next = byte_offset(extent.start);
-      return false;
-    }
-    extents.push_back(to_json(extent));
-    return true;
-  }));
+  TRY(file.volume->for_each_extent(attributes.inode, from, command.request.value("owners", true),
+                                   [&](const FileExtent& extent) {
+                                     if (extents.size() == limit) {
+                                       next = byte_offset(extent.start);
+                                       return false;
+                                     }
+                                     extents.push_back(to_json(extent));
+                                     return true;
+                                   }));
   auto path = file.volume->path_of(attributes.inode);
-  return json{{"inode", attributes.inode.value},
-              {"path", path ? *path : std::string()},
-              {"size_bytes", attributes.size_bytes},
-              {"block_count", attributes.block_count},
-              {"generation", attributes.generation},
-              {"extents", std::move(extents)},
+  return json{{"inode", attributes.inode.value},     {"path", path ? *path : std::string()},
+              {"size_bytes", attributes.size_bytes}, {"block_count", attributes.block_count},
+              {"generation", attributes.generation}, {"extents", std::move(extents)},
               {"next_bytes", std::move(next)}};
 }
 
@@ -132,7 +133,7 @@ Result<json> clone(const Command& command) {
   if (from_request.at("volume") == to_request.at("volume")) {
     from.volume = to.volume;
     from.attributes = from_request.contains("inode")
-                          ? TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())))
+        ? TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())))
                           : TRY(to.volume->find(from_request.at("path").get<std::string>()));
   } else {
     from = TRY(open_file(command, from_request, true));
@@ -152,8 +153,8 @@ Result<json> clone(const Command& command) {
     auto step = from.volume == to.volume
                     ? from.volume->clone_range(from.attributes.inode, from_start + done, to.attributes.inode,
                                                to_start + done, length - done)
-                    : from.volume->clone_range_to(from.attributes.inode, from_start + done, *to.volume, to.attributes.inode,
-                                                  to_start + done, length - done);
+                    : from.volume->clone_range_to(from.attributes.inode, from_start + done, *to.volume,
+                                                  to.attributes.inode, to_start + done, length - done);
     if (!step) {
       report_change(done);
       return std::unexpected(std::move(step).error());
@@ -186,10 +187,18 @@ struct Operation {
   Result<json> (*run)(const Command&);
 };
 constexpr Operation kOperations[] = {
-    {"volume-list", volume_list},         {"volume-create", volume_create}, {"volume-delete", volume_delete},
-    {"volume-rollback", volume_rollback}, {"snapshot", snapshot},           {"owners", owners},
-    {"poison-list", poison_list},         {"stat", stat},                   {"events", events},
-    {"map", map},                         {"clone", clone},                 {"scrub", scrub},
+    {"volume-list", volume_list},
+    {"volume-create", volume_create},
+    {"volume-delete", volume_delete},
+    {"volume-rollback", volume_rollback},
+    {"snapshot", snapshot},
+    {"owners", owners},
+    {"poison-list", poison_list},
+    {"stat", stat},
+    {"events", events},
+    {"map", map},
+    {"clone", clone},
+    {"scrub", scrub},
     {"settle", settle},
 };
 
@@ -202,7 +211,8 @@ Result<json> run(const Command& command) {
 
 }  // namespace
 
-nlohmann::json execute(Pool& pool, const nlohmann::json& request, MountedVolumes* mounted, const CommandProgress& progress) {
+nlohmann::json execute(Pool& pool, const nlohmann::json& request, MountedVolumes* mounted,
+                       const CommandProgress& progress) {
   try {
     auto reply = run(Command{pool, request, mounted, progress});
     return reply ? *std::move(reply) : error_reply(reply.error());

@@ -1,48 +1,49 @@
-// What tools ask of a pool: one function from a request to a reply, both JSON. The daemon calls it for requests that arrive
-// at its socket; a tool calls it on a pool that it opened itself when no daemon serves that pool.
+// What tools ask of a pool: one function from a request to a reply, both JSON. The daemon calls it for requests that
+// arrive at its socket; a tool calls it on a pool that it opened itself when no daemon serves that pool.
 //
 // Requests are objects with "op" and the fields below ([x]: optional). Offsets and lengths are bytes, and multiples of
-// 4096 where they name pool space. Replies are objects; a failure is {"error": {"code": NAME, "message": LINE}} with the
-// names of error_name(). BLOCK, OWNER and the like are spelled out at the end.
+// 4096 where they name pool space. Replies are objects; a failure is {"error": {"code": NAME, "message": LINE}} with
+// the names of error_name(). BLOCK, OWNER and the like are spelled out at the end.
 //
-//   op               request                                  reply
-//   volume-list                                               volumes: [VOLUME]
-//   volume-create    name                                     number
-//   volume-delete    name                                     {}
-//   volume-rollback  volume, snapshot                         {}             `volume` becomes what `snapshot` is
-//   snapshot         volume, name, [read_only: true]          number
-//   owners           offset_bytes, [limit: 10000]             BLOCK          any byte of the block
-//   poison-list      [limit: 1000]                            blocks: [BLOCK]
-//   stat                                                      STATISTICS     from a daemon also daemon: {process, mounts}
-//   events           [after: 0], [limit: 1000],               events: [EVENT], last
-//                    [wait_milliseconds: 0, at most 1000]     `last` is the newest sequence there is; go on with the
-//                                                             sequence of the last event received. Events are counted per
-//                                                             opening of the pool
-//   map              FILE, [from_bytes: 0], [owners: true],   inode, path, size_bytes, block_count, generation,
-//                    [limit: 10000 extents]                   extents: [EXTENT], next_bytes: number or null (go on there)
-//   clone            from: FILE, to: FILE,                    bytes_done     fewer than asked for: `from` ended there.
-//                    [from_bytes: 0], [to_bytes: 0],          Both must be regular files; they may be in different
-//                    [length_bytes: to the end of `from`],    volumes. `truncate` sets the size of `to` to
-//                    [truncate: false]                        to_bytes + bytes_done. Dirty pages of mapped files are not
-//                                                             seen: fsync `from` and `to` first
-//   scrub                                                     found          bad blocks found that were not known before;
-//                                                             before the reply come lines {"progress": {done, total}}
-//   settle                                                    {}             waits for the poison and reclaim threads
-//   mounts           (a daemon only)                          process, pool, mounts: [MOUNT]
+// clang-format off
+//   op               request                               reply
+//   volume-list                                            volumes: [VOLUME]
+//   volume-create    name                                  number
+//   volume-delete    name                                  {}
+//   volume-rollback  volume, snapshot                      {}       `volume` becomes what `snapshot` is
+//   snapshot         volume, name, [read_only: true]       number
+//   owners           offset_bytes, [limit: 10000]          BLOCK    of any byte of the block
+//   poison-list      [limit: 1000]                         blocks: [BLOCK]
+//   stat                                                   STATISTICS; from a daemon also daemon: {process, mounts}
+//   events           [after: 0], [limit: 1000],            events: [EVENT], last: the newest sequence. Go on with
+//                    [wait_milliseconds: 0, at most 1000]  that of the last event received; they are counted per
+//                                                          opening of the pool
+//   map              FILE, [from_bytes: 0],                inode, path, size_bytes, block_count, generation,
+//                    [owners: true],                       extents: [EXTENT],
+//                    [limit: 10000 extents]                next_bytes: number or null (go on there)
+//   clone            from: FILE, to: FILE,                 bytes_done: fewer than asked for if `from` ends. Both are
+//                    [from_bytes: 0], [to_bytes: 0],       regular files, also of different volumes. `truncate` makes
+//                    [length_bytes: to the end],           to_bytes + bytes_done the size of `to`. Dirty mapped pages
+//                    [truncate: false]                     are not seen: fsync `from` and `to` first
+//   scrub                                                  found: bad blocks that nobody knew of; before the reply come
+//                                                          lines {"progress": {done, total}}
+//   settle                                                 {}       after the poison and reclaim threads have done all
+//   mounts           (a daemon only)                       process, pool, mounts: [MOUNT]
 //
 //   FILE        volume (a name) and inode (st_ino) or path (from the volume's root)
 //   VOLUME      number, name, read_only, snapshot, origin, mounted, created: TIME
 //   TIME        seconds, nanoseconds
-//   BLOCK       block, offset_bytes, use ("free", "data", ...: name_of(BlockUse)), detail, in_ledger, bad_sectors (mask),
-//               owners: [OWNER], owners_truncated
+//   BLOCK       block, offset_bytes, use (name_of(BlockUse): "free", "data", ...), detail, in_ledger,
+//               bad_sectors (mask), owners: [OWNER], owners_truncated
 //   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role
 //   EXTENT      offset_bytes, length_bytes, state ("hole", "unwritten", "data"); not for holes: pool_offset_bytes,
 //               owners (0 when not asked for), shared, bad
-//   EVENT       sequence, time: TIME, kind (name_of(EventKind)), block, pool_offset_bytes, volume, inode, path, offset_bytes,
-//               length_bytes, process, text
-//   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path, badblocks_source,
-//               read_only}
+//   EVENT       sequence, time: TIME, kind (name_of(EventKind)), block, pool_offset_bytes, volume, inode, path,
+//               offset_bytes, length_bytes, process, text
+//   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path,
+//               badblocks_source, read_only}
 //   MOUNT       volume, number, mount_point, major, minor (st_dev of its files), read_only
+// clang-format on
 //
 // Names and paths that are not UTF-8 arrive with replacement characters; address such files by inode.
 #pragma once
@@ -58,8 +59,8 @@
 
 namespace daxcow {
 
-// The volumes that have a mount, as far as commands need them: a mounted volume cannot be mounted a second time, and the
-// kernel caches what is in it. A daemon implements this; a tool that has the pool to itself needs none.
+// The volumes that have a mount, as far as commands need them: a mounted volume cannot be mounted a second time, and
+// the kernel caches what is in it. A daemon implements this; a tool that has the pool to itself needs none.
 class MountedVolumes {
  public:
   virtual ~MountedVolumes() = default;

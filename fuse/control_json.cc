@@ -43,37 +43,50 @@ constexpr std::array kErrorNames = std::to_array<std::pair<ErrorCode, const char
 
 const char* name_of(MediumKind kind) {
   switch (kind) {
-    case MediumKind::kDeviceDax: return "devdax";
-    case MediumKind::kFsdaxFile: return "fsdax";
-    case MediumKind::kEmulatedFile: return "emulated";
-    case MediumKind::kDram: return "dram";
+    case MediumKind::kDeviceDax:
+      return "devdax";
+    case MediumKind::kFsdaxFile:
+      return "fsdax";
+    case MediumKind::kEmulatedFile:
+      return "emulated";
+    case MediumKind::kDram:
+      return "dram";
   }
   return "unknown";
 }
 
 const char* name_of(StoreGranularity granularity) {
   switch (granularity) {
-    case StoreGranularity::kByte: return "byte";
-    case StoreGranularity::kCacheLine: return "cache-line";
-    case StoreGranularity::kPage: return "page";
+    case StoreGranularity::kByte:
+      return "byte";
+    case StoreGranularity::kCacheLine:
+      return "cache-line";
+    case StoreGranularity::kPage:
+      return "page";
   }
   return "unknown";
 }
 
 const char* name_of(Durability durability) {
   switch (durability) {
-    case Durability::kPowerFail: return "power-fail";
-    case Durability::kSync: return "sync";
-    case Durability::kProcess: return "process";
+    case Durability::kPowerFail:
+      return "power-fail";
+    case Durability::kSync:
+      return "sync";
+    case Durability::kProcess:
+      return "process";
   }
   return "unknown";
 }
 
 const char* name_of(ExtentState state) {
   switch (state) {
-    case ExtentState::kHole: return "hole";
-    case ExtentState::kUnwritten: return "unwritten";
-    case ExtentState::kWritten: return "data";
+    case ExtentState::kHole:
+      return "hole";
+    case ExtentState::kUnwritten:
+      return "unwritten";
+    case ExtentState::kWritten:
+      return "data";
   }
   return "unknown";
 }
@@ -107,25 +120,28 @@ Result<json> checked_reply(json reply) {
 json to_json(const Timestamp& time) { return {{"seconds", time.seconds}, {"nanoseconds", time.nanoseconds}}; }
 
 json to_json(const VolumeInfo& volume) {
-  return {{"number", volume.number.value}, {"name", volume.name},       {"read_only", volume.read_only},
-          {"snapshot", volume.snapshot},   {"origin", volume.origin},   {"mounted", volume.mounted},
+  return {{"number", volume.number.value},     {"name", volume.name},     {"read_only", volume.read_only},
+          {"snapshot", volume.snapshot},       {"origin", volume.origin}, {"mounted", volume.mounted},
           {"created", to_json(volume.created)}};
 }
 
 json to_json(const Owner& owner) {
-  return {{"volume_number", owner.volume.value}, {"volume", owner.volume_name},
-          {"inode", owner.inode.value},          {"path", owner.path},
-          {"offset_bytes", owner.offset_bytes},  {"length_bytes", owner.length_bytes},
+  return {{"volume_number", owner.volume.value},
+          {"volume", owner.volume_name},
+          {"inode", owner.inode.value},
+          {"path", owner.path},
+          {"offset_bytes", owner.offset_bytes},
+          {"length_bytes", owner.length_bytes},
           {"role", owner.role}};
 }
 
 json to_json(const BlockReport& report) {
   json owners = json::array();
   for (const auto& owner : report.owners) owners.push_back(to_json(owner));
-  return {{"block", report.block.value},        {"offset_bytes", byte_offset(report.block)},
-          {"use", name_of(report.use)},         {"detail", report.detail},
-          {"in_ledger", report.in_ledger},      {"bad_sectors", report.bad_sectors},
-          {"owners", std::move(owners)},        {"owners_truncated", report.owners_truncated}};
+  return {{"block", report.block.value},   {"offset_bytes", byte_offset(report.block)},
+          {"use", name_of(report.use)},    {"detail", report.detail},
+          {"in_ledger", report.in_ledger}, {"bad_sectors", report.bad_sectors},
+          {"owners", std::move(owners)},   {"owners_truncated", report.owners_truncated}};
 }
 
 json to_json(const MediumInfo& medium) {

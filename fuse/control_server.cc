@@ -30,7 +30,8 @@ Result<> make_directory() {
   struct stat status;
   if (::lstat(kControlDirectory, &status) != 0) return std::unexpected(Error::from_errno(errno, kControlDirectory));
   if (!S_ISDIR(status.st_mode) || status.st_uid != 0 || (status.st_mode & 022) != 0)
-    return fail(ErrorCode::kPermission, std::string(kControlDirectory) + " must be a directory that only root can write to");
+    return fail(ErrorCode::kPermission,
+                std::string(kControlDirectory) + " must be a directory that only root can write to");
   return {};
 }
 
@@ -89,11 +90,12 @@ void ControlServer::accept_connections() {
     std::lock_guard lock(mutex_);
     auto& connection = connections_.emplace_back();
     connection.socket = socket.get();
-    connection.thread = std::thread([this, &connection, channel = LineChannel(std::move(socket), kRequestMaximum)]() mutable {
-      serve_(channel);
-      std::lock_guard done(mutex_);  // the socket is closed after this, with the lambda
-      connection.done = true;
-    });
+    connection.thread =
+        std::thread([this, &connection, channel = LineChannel(std::move(socket), kRequestMaximum)]() mutable {
+          serve_(channel);
+          std::lock_guard done(mutex_);  // the socket is closed after this, with the lambda
+          connection.done = true;
+        });
   }
 }
 

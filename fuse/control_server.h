@@ -20,7 +20,8 @@ class ControlServer {
   // Serves one connection, and returns when it has ended.
   using Serve = std::function<void(LineChannel&)>;
 
-  // Makes the socket and its directory, for root only. A socket that is there is a dead daemon's: the caller holds the pool.
+  // Makes the socket and its directory, for root only. A socket that is there is a dead daemon's: the caller holds the
+  // pool.
   static Result<std::unique_ptr<ControlServer>> create(const std::string& path, Serve serve);
   // Removes the socket, cuts every connection, and waits for the requests under way.
   ~ControlServer();

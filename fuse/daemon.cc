@@ -54,14 +54,16 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   std::unique_ptr<Daemon> daemon(new Daemon(options));
   daemon->wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!daemon->wake_) return std::unexpected(Error::from_errno(errno, "eventfd"));
-  auto medium = TRY(open_pmem2_medium(options.pool_path, {.read_only = false, .relaxed = options.relaxed, .lock = true}));
+  auto medium =
+      TRY(open_pmem2_medium(options.pool_path, {.read_only = false, .relaxed = options.relaxed, .lock = true}));
   PoolOptions pool_options;
   pool_options.cache_bytes = options.cache_bytes;
   pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
   daemon->pool_ = TRY(Pool::open(std::move(medium), std::move(pool_options)));
   const std::string socket = TRY(control_socket_path(options.pool_path));
   Daemon& self = *daemon;
-  daemon->notifier_ = std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
+  daemon->notifier_ =
+      std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
   daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
   return daemon;
 }
@@ -73,7 +75,8 @@ Daemon::~Daemon() {
   pool_.reset();
 }
 
-// --- requests ------------------------------------------------------------------------------------------------------------
+// --- requests
+// ------------------------------------------------------------------------------------------------------------
 
 // One connection, and the session that it has prepared but not yet started.
 class Daemon::Conversation {
@@ -111,7 +114,8 @@ class Daemon::Conversation {
     if (request.contains("cache") && request["cache"] != daemon_.options_.cache_bytes)
       notes.push_back("cache= of the pool's first mount stays in force");
     if (request.value("relaxed", false) != daemon_.options_.relaxed)
-      notes.push_back(fmt::format("the pool's first mount was {}relaxed, and so is this one", daemon_.options_.relaxed ? "" : "not "));
+      notes.push_back(fmt::format("the pool's first mount was {}relaxed, and so is this one",
+                                  daemon_.options_.relaxed ? "" : "not "));
     return {{"prepared", true}, {"notes", std::move(notes)}, {"process", ::getpid()}};
   }
 
@@ -201,8 +205,8 @@ Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bo
       std::lock_guard lock(mutex_);
       for (const auto& session : sessions_)
         if (session->volume_name() == name && session->is_connected())
-          return fail(ErrorCode::kBusy, fmt::format("volume {} of {} is mounted already on {}", name, options_.pool_path,
-                                                    session->directory()));
+          return fail(ErrorCode::kBusy, fmt::format("volume {} of {} is mounted already on {}", name,
+                                                    options_.pool_path, session->directory()));
     }
     if (Clock::now() >= deadline) return volume;
     std::this_thread::sleep_for(10ms);
@@ -251,7 +255,8 @@ void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offs
   if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
 }
 
-// --- life ----------------------------------------------------------------------------------------------------------------
+// --- life
+// ----------------------------------------------------------------------------------------------------------------
 
 void Daemon::wake() {
   const std::uint64_t one = 1;
@@ -270,7 +275,8 @@ void Daemon::reap_sessions() {
   }
   for (const auto& session : finished) {
     session->finish();
-    spdlog::info("volume {} of {} is unmounted from {}", session->volume_name(), options_.pool_path, session->directory());
+    spdlog::info("volume {} of {} is unmounted from {}", session->volume_name(), options_.pool_path,
+                 session->directory());
   }
 }
 

@@ -1,7 +1,9 @@
-// One process for a pool: it holds the pool open, has a session for each mounted volume, and ends with the last of them.
+// One process for a pool: it holds the pool open, has a session for each mounted volume, and ends with the last of
+// them.
 //
 // Mounting is a conversation on the control socket. The mount program opens /dev/fuse and sends
-//   {"op": "mount", volume, read_only, directory, ...}   with the descriptor; the reply {"prepared": true, notes: [line]}
+//   {"op": "mount", volume, read_only, directory, ...}   with the descriptor; the reply {"prepared": true, notes:
+//   [line]}
 // says that the volume is there and free. The program then calls mount(2), which succeeds before anybody serves the
 // mount, and sends
 //   {"op": "mounted", major, minor}                      with the st_dev of the new mount; the reply is {}.
@@ -41,8 +43,8 @@ class Daemon : public MountedVolumes {
   static Result<std::unique_ptr<Daemon>> open(const DaemonOptions& options);
   ~Daemon() override;
 
-  // Serves until the last mount is gone, nobody wanted one, or SIGTERM, SIGINT or SIGHUP, which the caller must have blocked
-  // in every thread. Returns whether there ever was a mount.
+  // Serves until the last mount is gone, nobody wanted one, or SIGTERM, SIGINT or SIGHUP, which the caller must have
+  // blocked in every thread. Returns whether there ever was a mount.
   bool run();
 
   std::shared_ptr<Volume> find(std::string_view name) override;

@@ -111,7 +111,8 @@ Result<> start_daemon(const DaemonOptions& options) {
 
 Result<bool> run_daemon_here(const DaemonOptions& options, bool debug, const std::function<void()>& ready) {
   prepare_process();
-  spdlog::set_default_logger(std::make_shared<spdlog::logger>("daxcow", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("daxcow", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
   spdlog::set_level(debug ? spdlog::level::debug : spdlog::level::info);
   auto daemon = TRY(Daemon::open(options));
   ready();

@@ -5,6 +5,7 @@
 namespace daxcow {
 
 int errno_of(ErrorCode code) {
+  // clang-format off
   switch (code) {
     case ErrorCode::kNotFound: return ENOENT;
     case ErrorCode::kExists: return EEXIST;
@@ -33,6 +34,7 @@ int errno_of(ErrorCode code) {
     case ErrorCode::kVersion: return EIO;
     case ErrorCode::kIo: return EIO;
   }
+  // clang-format on
   return EIO;
 }
 

@@ -20,8 +20,8 @@ inline void reply_done(fuse_req_t request, const Result<>& result) {
 
 struct stat to_stat(const Attributes& attributes);
 fuse_entry_param to_entry(const MountContext& mount, const Attributes& attributes);
-// Replies with an inode, which the kernel then knows: counts that. (The kernel holds the directory meanwhile, so the inode
-// that was just found there cannot lose its last name before it is counted.)
+// Replies with an inode, which the kernel then knows: counts that. (The kernel holds the directory meanwhile, so the
+// inode that was just found there cannot lose its last name before it is counted.)
 void reply_entry(fuse_req_t request, const Attributes& attributes);
 // The same for an inode that is counted already; takes that back if the kernel does not receive the reply.
 void reply_counted_entry(fuse_req_t request, const Attributes& attributes);

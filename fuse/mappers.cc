@@ -23,7 +23,9 @@ namespace daxcow {
 
 namespace {
 
-FileDescriptor open_process(pid_t process) { return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, process, 0))); }
+FileDescriptor open_process(pid_t process) {
+  return FileDescriptor(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+}
 
 std::string read_all(const std::string& path) {
   FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -40,8 +42,8 @@ std::string read_all(const std::string& path) {
   }
 }
 
-// Whether the page at this address of a private mapping is the process's own copy: present or swapped, and not the file's
-// (bits 63, 62 and 61 of an entry, see the kernel's admin-guide/mm/pagemap.rst).
+// Whether the page at this address of a private mapping is the process's own copy: present or swapped, and not the
+// file's (bits 63, 62 and 61 of an entry, see the kernel's admin-guide/mm/pagemap.rst).
 bool is_own_copy(int pagemap, std::uint64_t address) {
   std::uint64_t entry = 0;
   if (::pread(pagemap, &entry, sizeof entry, static_cast<off_t>(address / kBlockBytes * sizeof entry)) != sizeof entry)
@@ -52,7 +54,8 @@ bool is_own_copy(int pagemap, std::uint64_t address) {
 // The address of the first page of the range that the process maps.
 std::optional<std::uint64_t> find_page(pid_t process, const MappedRange& range) {
   const std::string maps = read_all(fmt::format("/proc/{}/maps", process));
-  const std::string wanted = fmt::format(" {:02x}:{:02x} {} ", major(range.device), minor(range.device), range.inode.value);
+  const std::string wanted =
+      fmt::format(" {:02x}:{:02x} {} ", major(range.device), minor(range.device), range.inode.value);
   const std::uint64_t range_end = range.offset_bytes + range.length_bytes;
   for (std::size_t at = maps.find(wanted); at != std::string::npos; at = maps.find(wanted, at + 1)) {
     const std::size_t start = maps.rfind('\n', at) + 1;  // npos + 1 is 0: the first line
@@ -62,7 +65,8 @@ std::optional<std::uint64_t> find_page(pid_t process, const MappedRange& range) 
     const std::uint64_t from = std::max(range.offset_bytes / kBlockBytes * kBlockBytes, mapping->offset_bytes);
     const std::uint64_t to = std::min(range_end, mapped_end);
     FileDescriptor pagemap;
-    if (mapping->is_private) pagemap = FileDescriptor(::open(fmt::format("/proc/{}/pagemap", process).c_str(), O_RDONLY | O_CLOEXEC));
+    if (mapping->is_private)
+      pagemap = FileDescriptor(::open(fmt::format("/proc/{}/pagemap", process).c_str(), O_RDONLY | O_CLOEXEC));
     for (std::uint64_t offset = from; offset < to; offset += kBlockBytes) {
       const std::uint64_t address = mapping->start + (offset - mapping->offset_bytes);
       if (!pagemap || !is_own_copy(pagemap.get(), address)) return address;
@@ -112,8 +116,8 @@ void signal_mappers(const MappedRange& range, const std::function<void(pid_t, st
   while (const dirent* entry = ::readdir(processes.get())) {
     const pid_t process = std::atoi(entry->d_name);
     if (process <= 0 || process == ::getpid()) continue;
-    // Held before its mappings are read: should the number be given to another process in between, the signal finds the old
-    // one gone.
+    // Held before its mappings are read: should the number be given to another process in between, the signal finds the
+    // old one gone.
     const FileDescriptor held = open_process(process);
     if (!held) continue;
     const auto address = find_page(process, range);

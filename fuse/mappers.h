@@ -20,13 +20,14 @@ struct MappedRange {
   std::uint64_t length_bytes = 0;
 };
 
-// Sends SIGBUS to every process but this one that maps a page of the range, once each, for the first such page. A private
-// mapping counts unless the process has a page of its own there. Calls `signalled` after each.
+// Sends SIGBUS to every process but this one that maps a page of the range, once each, for the first such page. A
+// private mapping counts unless the process has a page of its own there. Calls `signalled` after each.
 //
 // The signal looks as from a machine check: si_addr is the address of the page in that process, si_addr_lsb is 12,
 // si_errno is EHWPOISON. Only si_code is not BUS_MCEERR_AO but SI_QUEUE: Linux lets no process send a code that is not
 // negative. The process is held by a pidfd, so that no other one with its number can be hit.
-void signal_mappers(const MappedRange& range, const std::function<void(pid_t process, std::uint64_t address)>& signalled);
+void signal_mappers(const MappedRange& range,
+                    const std::function<void(pid_t process, std::uint64_t address)>& signalled);
 
 // A line of /proc/PID/maps.
 struct ProcessMapping {

@@ -70,14 +70,15 @@ po::options_description all_options() {
 }
 
 void print_help() {
-  std::cout << "Usage: mount.daxcow POOL DIRECTORY [-o OPTION,...]\n"
-               "       mount -t fuse.daxcow POOL DIRECTORY [-o OPTION,...]\n\n"
-               "Mounts a volume of a daxcow pool (a devdax device, or a file). The first mount of a pool starts its daemon,\n"
-               "later ones join it, and the last umount ends it.\n\n"
-            << visible_options() << "\nMount options (default):\n"
-            << mount_options_help()
-            << "\nIn fstab:  POOL  DIRECTORY  fuse.daxcow  volume=NAME,nofail  0  0\n"
-               "Exit status: 0 mounted, 1 wrong usage or not root, 2 system error, 32 mount failure.\n";
+  std::cout
+      << "Usage: mount.daxcow POOL DIRECTORY [-o OPTION,...]\n"
+         "       mount -t fuse.daxcow POOL DIRECTORY [-o OPTION,...]\n\n"
+         "Mounts a volume of a daxcow pool (a devdax device, or a file). The first mount of a pool starts its daemon,\n"
+         "later ones join it, and the last umount ends it.\n\n"
+      << visible_options() << "\nMount options (default):\n"
+      << mount_options_help()
+      << "\nIn fstab:  POOL  DIRECTORY  fuse.daxcow  volume=NAME,nofail  0  0\n"
+         "Exit status: 0 mounted, 1 wrong usage or not root, 2 system error, 32 mount failure.\n";
 }
 
 // An exit code when there is nothing to mount.
@@ -87,7 +88,8 @@ std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) 
   po::variables_map values;
   try {
     const auto style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(all_options()).positional(positional).style(style).run(), values);
+    po::store(po::command_line_parser(argc, argv).options(all_options()).positional(positional).style(style).run(),
+              values);
     po::notify(values);
   } catch (const po::error& problem) {
     return complain(kUsage, std::string(problem.what()) + " (see --help)");
@@ -100,7 +102,8 @@ std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) 
     std::cout << kProgram << ' ' << kVersion << '\n';
     return kSuccess;
   }
-  if (!values.count("pool") || !values.count("directory")) return complain(kUsage, "a POOL and a DIRECTORY are wanted (see --help)");
+  if (!values.count("pool") || !values.count("directory"))
+    return complain(kUsage, "a POOL and a DIRECTORY are wanted (see --help)");
   line.pool = values["pool"].as<std::string>();
   line.directory = values["directory"].as<std::string>();
   // To mount(8), -f of a helper means: do all but mount.
@@ -122,7 +125,11 @@ Result<std::string> canonical(const std::string& path) {
 }
 
 Result<MountRequest> make_request(const CommandLine& line) {
-  MountRequest request{TRY(canonical(line.pool)), TRY(canonical(line.directory)), line.options, line.debug};
+  MountRequest request {
+    TRY(canonical(line.pool))
+    , TRY(canonical(line.directory))
+    , line.options, line.debug
+  };
   struct stat status;
   if (::stat(request.directory.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, line.directory));
   if (!S_ISDIR(status.st_mode)) return fail(ErrorCode::kNotDirectory, line.directory + " is not a directory");
@@ -130,7 +137,8 @@ Result<MountRequest> make_request(const CommandLine& line) {
 }
 
 DaemonOptions daemon_options(const MountRequest& request) {
-  return {.pool_path = request.pool_path, .cache_bytes = request.options.cache_bytes, .relaxed = request.options.relaxed};
+  return {
+      .pool_path = request.pool_path, .cache_bytes = request.options.cache_bytes, .relaxed = request.options.relaxed};
 }
 
 int report(const Result<std::vector<std::string>>& mounted) {
@@ -167,7 +175,8 @@ Result<> serve(const MountRequest& request, int ready) {
 
 int mount_in_foreground(const MountRequest& request) {
   if (const auto daemon = call_daemon(request.pool_path, {{"op", "mounts"}}); daemon && *daemon)
-    return complain(kMountFailure, request.pool_path + " is served by a daemon already: --foreground is for the pool's first mount");
+    return complain(kMountFailure,
+                    request.pool_path + " is served by a daemon already: --foreground is for the pool's first mount");
   int ends[2];
   if (::pipe(ends) != 0) return complain(kSystem, Error::from_errno(errno, "pipe").message);
   FileDescriptor ready(ends[0]), tell_ready(ends[1]);

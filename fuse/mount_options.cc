@@ -12,6 +12,9 @@
 #ifndef MS_NOSYMFOLLOW
 #define MS_NOSYMFOLLOW 256
 #endif
+#ifndef MS_LAZYTIME
+#define MS_LAZYTIME (1 << 25)
+#endif
 
 namespace daxcow {
 
@@ -23,23 +26,37 @@ struct KernelFlag {
   bool set;
 };
 constexpr KernelFlag kKernelFlags[] = {
-    {"ro", MS_RDONLY, true},           {"rw", MS_RDONLY, false},
-    {"nosuid", MS_NOSUID, true},       {"suid", MS_NOSUID, false},
-    {"nodev", MS_NODEV, true},         {"dev", MS_NODEV, false},
-    {"noexec", MS_NOEXEC, true},       {"exec", MS_NOEXEC, false},
-    {"sync", MS_SYNCHRONOUS, true},    {"async", MS_SYNCHRONOUS, false},
-    {"dirsync", MS_DIRSYNC, true},     {"nosymfollow", MS_NOSYMFOLLOW, true},
-    {"noatime", MS_NOATIME, true},     {"atime", MS_NOATIME, false},
-    {"nodiratime", MS_NODIRATIME, true}, {"diratime", MS_NODIRATIME, false},
-    {"relatime", MS_RELATIME, true},   {"norelatime", MS_RELATIME, false},
-    {"silent", MS_SILENT, true},       {"loud", MS_SILENT, false},
+    {"ro", MS_RDONLY, true},
+    {"rw", MS_RDONLY, false},
+    {"nosuid", MS_NOSUID, true},
+    {"suid", MS_NOSUID, false},
+    {"nodev", MS_NODEV, true},
+    {"dev", MS_NODEV, false},
+    {"noexec", MS_NOEXEC, true},
+    {"exec", MS_NOEXEC, false},
+    {"sync", MS_SYNCHRONOUS, true},
+    {"async", MS_SYNCHRONOUS, false},
+    {"dirsync", MS_DIRSYNC, true},
+    {"nosymfollow", MS_NOSYMFOLLOW, true},
+    {"noatime", MS_NOATIME, true},
+    {"atime", MS_NOATIME, false},
+    {"nodiratime", MS_NODIRATIME, true},
+    {"diratime", MS_NODIRATIME, false},
+    {"relatime", MS_RELATIME, true},
+    {"norelatime", MS_RELATIME, false},
+    {"strictatime", MS_STRICTATIME, true},
+    {"lazytime", MS_LAZYTIME, true},
+    {"nolazytime", MS_LAZYTIME, false},
+    {"silent", MS_SILENT, true},
+    {"loud", MS_SILENT, false},
 };
 
 // For mount(8), the boot scripts or people; they mean nothing here. mount(8) repeats the kernel's own when it remounts.
-constexpr std::string_view kIgnored[] = {"defaults", "auto",   "noauto",  "user",          "nouser",             "users", "owner",
-                                         "group",    "nofail", "_netdev", "nostrictatime", "default_permissions"};
-constexpr std::string_view kIgnoredPrefixes[] = {"x-",       "X-",        "comment=",  "uhelper=", "helper=",
-                                                 "user_id=", "group_id=", "max_read=", "blksize="};
+constexpr std::string_view kIgnored[] = {"defaults", "auto",    "noauto",        "user",
+                                         "nouser",   "users",   "owner",         "group",
+                                         "nofail",   "_netdev", "nostrictatime", "default_permissions"};
+constexpr std::string_view kIgnoredPrefixes[] = {
+    "x-", "X-", "comment=", "uhelper=", "helper=", "user_id=", "group_id=", "max_read=", "blksize="};
 
 std::unexpected<Error> bad_value(std::string_view name, std::string_view value, std::string_view wanted) {
   return fail(ErrorCode::kInvalid, fmt::format("option {}={}: {} is wanted", name, value, wanted));
@@ -107,7 +124,8 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
 
 Result<> take_option(std::string_view option, MountOptions& options, bool sloppy) {
   if (std::ranges::find(kIgnored, option) != std::end(kIgnored)) return {};
-  if (std::ranges::any_of(kIgnoredPrefixes, [&](std::string_view prefix) { return option.starts_with(prefix); })) return {};
+  if (std::ranges::any_of(kIgnoredPrefixes, [&](std::string_view prefix) { return option.starts_with(prefix); }))
+    return {};
   if (const auto known = std::ranges::find(kKernelFlags, option, &KernelFlag::name); known != std::end(kKernelFlags)) {
     options.kernel_flags = known->set ? options.kernel_flags | known->flag : options.kernel_flags & ~known->flag;
     options.read_only = (options.kernel_flags & MS_RDONLY) != 0;
@@ -141,7 +159,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   std::string_view digits = text;
   unsigned shift = 0;
   if (!text.empty()) {
-    const char last = text.back() >= 'a' && text.back() <= 'z' ? static_cast<char>(text.back() - 'a' + 'A') : text.back();
+    const char last =
+        text.back() >= 'a' && text.back() <= 'z' ? static_cast<char>(text.back() - 'a' + 'A') : text.back();
     if (const auto unit = kUnits.find(last); unit != std::string_view::npos) {
       shift = 10 * (static_cast<unsigned>(unit) + 1);
       digits.remove_suffix(1);
@@ -154,24 +173,24 @@ Result<std::uint64_t> parse_size(std::string_view text) {
 }
 
 const char* mount_options_help() {
-  return
-      "  volume=NAME         the volume to mount (main)\n"
-      "  ro                  read-only; needed for read-only volumes and snapshots\n"
-      "  noallow_other       only root may use the mount (others may, by default)\n"
-      "  attr_timeout=S      seconds for which the kernel may keep attributes (86400)\n"
-      "  entry_timeout=S     seconds for which the kernel may keep names (86400)\n"
-      "  no_keep_cache       drop a file's cached pages whenever it is opened\n"
-      "  writeback_cache     let the kernel gather writes: faster for small ones, slower for large ones\n"
-      "  noatime             do not update access times\n"
-      "  noacl               no POSIX access control lists\n"
-      "  threads=N           threads that serve the mount (4; at least 2)\n"
-      "  max_write=SIZE      largest write request (1M)\n"
-      "  nosuid, nodev, noexec, sync, dirsync, nodiratime, relatime, nosymfollow: as for every mount\n"
-      "  remount             change nosuid, nodev, noexec and the like, or ro, of a mount\n"
-      "Options of the whole pool, of its first mount only:\n"
-      "  cache=SIZE          memory for metadata (256M)\n"
-      "  relaxed             a pool file on a disk: do not push each change to the disk; changes survive the end of\n"
-      "                      the daemon, but not of the machine\n";
+  return "  volume=NAME         the volume to mount (main)\n"
+         "  ro                  read-only; needed for read-only volumes and snapshots\n"
+         "  noallow_other       only root may use the mount (others may, by default)\n"
+         "  attr_timeout=S      seconds for which the kernel may keep attributes (86400)\n"
+         "  entry_timeout=S     seconds for which the kernel may keep names (86400)\n"
+         "  no_keep_cache       drop a file's cached pages whenever it is opened\n"
+         "  writeback_cache     let the kernel gather writes: faster for small ones, slower for large ones\n"
+         "  noatime             do not update access times\n"
+         "  noacl               no POSIX access control lists\n"
+         "  threads=N           threads that serve the mount (4; at least 2)\n"
+         "  max_write=SIZE      largest write request (1M)\n"
+         "  nosuid, nodev, noexec, sync, dirsync, nodiratime, relatime, nosymfollow: as for every mount\n"
+         "  remount             change nosuid, nodev, noexec and the like, or ro, of a mount\n"
+         "Options of the whole pool, of its first mount only:\n"
+         "  cache=SIZE          memory for metadata (256M)\n"
+         "  relaxed             a pool file on a disk: do not push each change to the disk; changes survive the end "
+         "of\n"
+         "                      the daemon, but not of the machine\n";
 }
 
 }  // namespace daxcow

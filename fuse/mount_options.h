@@ -23,8 +23,8 @@ struct MountOptions {
   bool relaxed = false;
 };
 
-// Adds the options of a comma-separated list. kInvalid, with a line that names the option, for one that is unknown or has a
-// value that makes no sense; `sloppy` ignores unknown ones.
+// Adds the options of a comma-separated list. kInvalid, with a line that names the option, for one that is unknown or
+// has a value that makes no sense; `sloppy` ignores unknown ones.
 Result<> parse_mount_options(std::string_view list, MountOptions& options, bool sloppy = false);
 
 // "64M", "1G", "1048576": bytes, with K, M, G or T for powers of 1024.

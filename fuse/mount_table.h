@@ -13,8 +13,8 @@ namespace daxcow {
 inline constexpr const char* kFilesystemType = "fuse.daxcow";
 
 struct MountEntry {
-  dev_t device = 0;         // st_dev of its files
-  std::string source;       // the pool
+  dev_t device = 0;    // st_dev of its files
+  std::string source;  // the pool
   std::string mount_point;
 };
 

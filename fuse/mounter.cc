@@ -45,12 +45,13 @@ Result<FileDescriptor> open_fuse() {
   FileDescriptor device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (device) return device;
   const auto problem = Error::from_errno(errno, "cannot open /dev/fuse");
-  return fail(problem.code, problem.message + " (is the kernel module fuse loaded, and is this container allowed to use it?)");
+  return fail(problem.code,
+              problem.message + " (is the kernel module fuse loaded, and is this container allowed to use it?)");
 }
 
 Result<> call_mount(const MountRequest& request, int device) {
-  const std::string data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,default_permissions{}", device, S_IFDIR,
-                                       request.options.allow_other ? ",allow_other" : "");
+  const std::string data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,default_permissions{}", device,
+                                       S_IFDIR, request.options.allow_other ? ",allow_other" : "");
   if (::mount(request.pool_path.c_str(), request.directory.c_str(), kFilesystemType, request.options.kernel_flags,
               data.c_str()) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot mount on {}", request.directory)));
@@ -87,6 +88,7 @@ Result<std::optional<Notes>> try_mount(ControlClient& daemon, const MountRequest
 }  // namespace
 
 Result<std::vector<std::string>> mount_pool(const MountRequest& request, const std::function<Result<>()>& start) {
+  TRY(open_fuse());  // no daemon is started for nothing
   const auto deadline = std::chrono::steady_clock::now() + kDaemonEndTime;
   Error problem{ErrorCode::kIo, "the daemon ended before the mount was made"};
   for (;;) {
@@ -113,8 +115,10 @@ Result<> remount(const MountRequest& request) {
   if (!request.options.read_only) {
     const auto reply = TRY(call_daemon(mounted->source, {{"op", "mounts"}}));
     for (const auto& entry : reply ? (*reply)["mounts"] : json::array())
-      if (entry["major"] == major(mounted->device) && entry["minor"] == minor(mounted->device) && entry["read_only"] == true)
-        return fail(ErrorCode::kReadOnly, fmt::format("{} was mounted read-only: unmount it and mount it again", request.directory));
+      if (entry["major"] == major(mounted->device) && entry["minor"] == minor(mounted->device) &&
+          entry["read_only"] == true)
+        return fail(ErrorCode::kReadOnly,
+                    fmt::format("{} was mounted read-only: unmount it and mount it again", request.directory));
   }
   if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));

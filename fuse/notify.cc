@@ -97,8 +97,8 @@ void Notifier::signal(const LostRange& range, Session& session, Volume& volume) 
     event.offset_bytes = range.offset_bytes;
     event.length_bytes = range.length_bytes;
     event.process = process;
-    event.text = fmt::format("process {} maps {} of volume {} at byte {} (address {:#x}), which is lost: sent SIGBUS", process,
-                             event.path, event.volume, event.offset_bytes, address);
+    event.text = fmt::format("process {} maps {} of volume {} at byte {} (address {:#x}), which is lost: sent SIGBUS",
+                             process, event.path, event.volume, event.offset_bytes, address);
     spdlog::warn("{}", event.text);
     pool_.events().publish(std::move(event));
   });

@@ -1,9 +1,9 @@
-// The daemon's part of the reaction to lost data: the kernel forgets the pages of each lost range, and the processes that
-// map it are told.
+// The daemon's part of the reaction to lost data: the kernel forgets the pages of each lost range, and the processes
+// that map it are told.
 //
-// In this order: once the pages are gone, whoever touches the range asks the daemon and gets an error; so a process that
-// maps the range too late to be signalled cannot miss the loss either. Dirty pages are written when the kernel lets go of
-// them, which heals the range: then nobody has lost anything, and nobody is signalled.
+// In this order: once the pages are gone, whoever touches the range asks the daemon and gets an error; so a process
+// that maps the range too late to be signalled cannot miss the loss either. Dirty pages are written when the kernel
+// lets go of them, which heals the range: then nobody has lost anything, and nobody is signalled.
 //
 // A thread of its own does it, in the order of on_lost(), because the kernel may wait for requests that the daemon must
 // answer meanwhile.

@@ -88,11 +88,13 @@ const fuse_lowlevel_ops& operations() {
 namespace handlers {
 
 namespace {
-timespec to_timespec(const Timestamp& time) { return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)}; }
+timespec to_timespec(const Timestamp& time) {
+  return {static_cast<time_t>(time.seconds), static_cast<long>(time.nanoseconds)};
+}
 }  // namespace
 
 struct stat to_stat(const Attributes& attributes) {
-  struct stat status{};
+  struct stat status {};
   status.st_ino = attributes.inode.value;
   status.st_mode = attributes.mode;
   status.st_nlink = attributes.link_count;

@@ -1,8 +1,9 @@
-// The handlers of one mount's FUSE requests: decode, call the engine, reply. They run in many threads at a time and never
-// wait for anything but the engine.
+// The handlers of one mount's FUSE requests: decode, call the engine, reply. They run in many threads at a time and
+// never wait for anything but the engine.
 //
-// A node id is an inode number; (inode number, generation) is never reused, so NFS handles stay unambiguous. The kernel is
-// told to cache as long as it likes: every change comes through this mount, or is announced by Session::invalidate().
+// A node id is an inode number; (inode number, generation) is never reused, so NFS handles stay unambiguous. The kernel
+// is told to cache as long as it likes: every change comes through this mount, or is announced by
+// Session::invalidate().
 #pragma once
 
 #include <cstdint>

@@ -78,7 +78,8 @@ Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, V
   const auto attributes = TRY(volume.attributes(inode));
   std::uint32_t new_mode = (attributes.mode & 07000) | acl.mode_bits();
   // The kernel's posix_acl_update_mode(): as chmod by somebody outside the group.
-  if (fuse_req_ctx(request)->uid != 0 && !caller_is_in_group(request, attributes.gid)) new_mode &= ~std::uint32_t{S_ISGID};
+  if (fuse_req_ctx(request)->uid != 0 && !caller_is_in_group(request, attributes.gid))
+    new_mode &= ~std::uint32_t{S_ISGID};
   if (!acl.is_minimal()) {
     TRY(store_acl(volume, inode, kAccessAcl, acl, mode));
   } else if (auto removed = volume.remove_attribute(inode, kAccessAcl); !removed) {
@@ -163,7 +164,7 @@ void removexattr(fuse_req_t request, fuse_ino_t node, const char* name) {
 void statfs(fuse_req_t request, fuse_ino_t) {
   const auto statistics = volume(request).statistics();
   if (!statistics) return reply_error(request, statistics.error());
-  struct statvfs status{};
+  struct statvfs status {};
   status.f_bsize = statistics->block_bytes;
   status.f_frsize = statistics->block_bytes;
   status.f_blocks = statistics->blocks;

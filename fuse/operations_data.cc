@@ -17,12 +17,18 @@ namespace {
 
 std::optional<AllocateMode> to_allocate_mode(int mode) {
   switch (mode) {
-    case 0: return AllocateMode::kAllocate;
-    case FALLOC_FL_KEEP_SIZE: return AllocateMode::kAllocateKeep;
-    case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: return AllocateMode::kPunch;
-    case FALLOC_FL_ZERO_RANGE: return AllocateMode::kZero;
-    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: return AllocateMode::kZeroKeep;
-    default: return std::nullopt;
+    case 0:
+      return AllocateMode::kAllocate;
+    case FALLOC_FL_KEEP_SIZE:
+      return AllocateMode::kAllocateKeep;
+    case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+      return AllocateMode::kPunch;
+    case FALLOC_FL_ZERO_RANGE:
+      return AllocateMode::kZero;
+    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
+      return AllocateMode::kZeroKeep;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -136,7 +142,8 @@ void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_f
   fuse_reply_lseek(request, static_cast<off_t>(*found));
 }
 
-void ioctl(fuse_req_t request, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*, std::size_t, std::size_t) {
+void ioctl(fuse_req_t request, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*, std::size_t,
+           std::size_t) {
   fuse_reply_err(request, ENOTTY);
 }
 

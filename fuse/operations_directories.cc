@@ -12,7 +12,7 @@ namespace {
 bool is_dot_or_dot_dot(std::string_view name) { return name == "." || name == ".."; }
 
 struct stat name_only(InodeNumber inode, std::uint32_t type) {
-  struct stat status{};
+  struct stat status {};
   status.st_ino = inode.value;
   status.st_mode = type;
   return status;
@@ -26,8 +26,8 @@ struct ListedName {
   std::uint64_t cookie;
 };
 
-// What is known of an entry's inode, which is counted as known to the kernel; without attributes for "." and "..", and for an inode that
-// cannot be read: one damaged inode must not hide a directory. Nothing if the name is gone by now.
+// What is known of an entry's inode, which is counted as known to the kernel; without attributes for "." and "..", and
+// for an inode that cannot be read: one damaged inode must not hide a directory. Nothing if the name is gone by now.
 std::optional<fuse_entry_param> look_up_entry(MountContext& mount, InodeNumber directory, const ListedName& listed) {
   fuse_entry_param plain{};
   plain.attr = name_only(listed.inode, listed.type);
@@ -69,8 +69,8 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
   const InodeNumber directory(node);
   std::vector<ListedName> listed;
   std::size_t listed_bytes = 0;
-  const auto done = mount.volume->read_directory(
-      directory, static_cast<std::uint64_t>(cookie), [&](const DirectoryItem& item) {
+  const auto done =
+      mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), [&](const DirectoryItem& item) {
         std::string name(item.name);
         listed_bytes += fuse_add_direntry_plus(request, nullptr, 0, name.c_str(), nullptr, 0);
         if (listed_bytes > size) return false;
@@ -90,7 +90,8 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
                                    static_cast<off_t>(item.cookie));
   }
   // The kernel would take an empty reply for the end of the directory.
-  if (used == 0 && !listed.empty()) return readdirplus(request, node, size, static_cast<off_t>(listed.back().cookie), nullptr);
+  if (used == 0 && !listed.empty())
+    return readdirplus(request, node, size, static_cast<off_t>(listed.back().cookie), nullptr);
   if (fuse_reply_buf(request, buffer.data(), used) != 0)
     for (const auto inode : counted) mount.volume->forget(inode, 1);
 }

@@ -13,8 +13,8 @@ namespace daxcow::handlers {
 
 namespace {
 
-// LOOKUP of "." in the inode itself, a directory or not: an NFS handle names an inode that the kernel no longer knows, and
-// which may have been removed.
+// LOOKUP of "." in the inode itself, a directory or not: an NFS handle names an inode that the kernel no longer knows,
+// and which may have been removed.
 void lookup_self(fuse_req_t request, InodeNumber inode) {
   auto& volume = handlers::volume(request);
   if (const auto found = volume.attributes(inode); !found) return reply_error(request, found.error());
@@ -147,10 +147,18 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
             unsigned flags) {
   RenameMode mode;
   switch (flags) {
-    case 0: mode = RenameMode::kReplace; break;
-    case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
-    case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
-    default: fuse_reply_err(request, EINVAL); return;
+    case 0:
+      mode = RenameMode::kReplace;
+      break;
+    case RENAME_NOREPLACE:
+      mode = RenameMode::kNoReplace;
+      break;
+    case RENAME_EXCHANGE:
+      mode = RenameMode::kExchange;
+      break;
+    default:
+      fuse_reply_err(request, EINVAL);
+      return;
   }
   reply_done(request, volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode));
 }

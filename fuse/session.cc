@@ -23,7 +23,7 @@ namespace {
 constexpr int kWakeSignal = SIGUSR2;
 
 void install_wake_handler() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = [](int) {};  // without SA_RESTART: sem_wait returns
   sigaction(kWakeSignal, &action, nullptr);
 }
@@ -80,7 +80,8 @@ void Session::run(const std::function<void()>& ended) {
   fuse_loop_cfg_set_max_threads(loop.config, options_.threads);
   fuse_loop_cfg_set_idle_threads(loop.config, options_.threads);
   const int result = fuse_session_loop_mt(session_, loop.config);
-  if (result < 0) spdlog::error("the session of {} ended: {}", options_.directory, Error::from_errno(-result, "libfuse").message);
+  if (result < 0)
+    spdlog::error("the session of {} ended: {}", options_.directory, Error::from_errno(-result, "libfuse").message);
   ended_ = true;
   ended();
 }
@@ -115,8 +116,8 @@ bool Session::is_connected() const {
 }
 
 void Session::invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
-  const int result = fuse_lowlevel_notify_inval_inode(session_, inode.value, static_cast<off_t>(offset),
-                                                      static_cast<off_t>(length));
+  const int result =
+      fuse_lowlevel_notify_inval_inode(session_, inode.value, static_cast<off_t>(offset), static_cast<off_t>(length));
   // The kernel may have forgotten the inode, or the mount may be gone.
   if (result != 0 && result != -ENOENT && result != -ENOTCONN && result != -ENODEV)
     spdlog::warn("cannot invalidate inode {} of volume {}: {}", inode.value, volume_name_,

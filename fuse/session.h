@@ -24,7 +24,7 @@ namespace daxcow {
 struct SessionOptions {
   MountBehaviour behaviour;
   unsigned threads = 4;
-  bool debug = false;  // libfuse logs every request
+  bool debug = false;     // libfuse logs every request
   std::string directory;  // where it will be mounted, for people
 };
 
@@ -38,18 +38,19 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // Serves requests in threads of its own. `st_dev` is that of the mount's files. Calls `ended` from the session's thread
-  // when the mount is gone, the last thing that thread does.
+  // Serves requests in threads of its own. `st_dev` is that of the mount's files. Calls `ended` from the session's
+  // thread when the mount is gone, the last thing that thread does.
   void start(dev_t st_dev, std::function<void()> ended);
-  // Ends the session although it may be mounted: what uses the mount gets errors from then on. Waits for requests under way.
+  // Ends the session although it may be mounted: what uses the mount gets errors from then on. Waits for requests under
+  // way.
   void stop();
   // Waits for the session's thread, and gives the volume back. Only after `ended` was called, or stop().
   void finish();
   // Whether the kernel still has the mount.
   bool is_connected() const;
 
-  // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not with a
-  // lock held that a request could wait for.
+  // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not
+  // with a lock held that a request could wait for.
   void invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length);
 
   // Null after finish().

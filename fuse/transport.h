@@ -1,6 +1,7 @@
 // What passes between libfuse and the kernel, for the two things that libfuse 3.14 does not let through:
 //
-//   - its reply to INIT leaves out flags that it was told to set. Without PARALLEL_DIROPS the kernel sends one lookup or
+//   - its reply to INIT leaves out flags that it was told to set. Without PARALLEL_DIROPS the kernel sends one lookup
+//   or
 //     readdir of a directory at a time; without HANDLE_KILLPRIV_V2 it asks for security.capability before every write.
 //     The reply is completed here, with flags that the kernel has offered.
 //   - requests that shall clear set-id bits say so in a field that handlers do not see (FUSE_WRITE_KILL_SUIDGID,
@@ -15,8 +16,8 @@
 
 namespace daxcow {
 
-// Makes `session` talk to the kernel through `device` (an open /dev/fuse), in place of fuse_session_mount(). The session
-// then closes it.
+// Makes `session` talk to the kernel through `device` (an open /dev/fuse), in place of fuse_session_mount(). The
+// session then closes it.
 Result<> attach_transport(fuse_session* session, int device);
 
 // Whether the request that this thread handles asks for set-id bits to be cleared. True only with HANDLE_KILLPRIV_V2; a

@@ -1,75 +1,22 @@
-// The checker against damage made by hand. Each test plants one kind and expects it named, and nothing else.
+// The checker against damage made by hand in a pool without volumes: copies, headers, reverse map.
 #include "engine/checker.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cstring>
-#include <functional>
-#include <memory>
-#include <random>
-#include <span>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include "engine/check_findings.h"
-#include "engine/checksum.h"
 #include "engine/format.h"
-#include "engine/inode_table.h"
-#include "engine/map.h"
 #include "engine/medium_dram.h"
 #include "engine/metadata.h"
-#include "engine/pool.h"
 #include "engine/store.h"
-#include "engine/volume.h"
 #include "test/catch.h"
-#include "test/seed.h"
+#include "test/checker_image.h"
 
 using namespace daxcow;
+using namespace daxcow::test;
 using format::BlockType;
 
 namespace {
-
-constexpr std::uint64_t kPoolBytes = 32ull << 20;
-
-using Image = std::vector<std::byte>;
-
-CheckReport check_image(const Image& image, const std::function<void(DramMedium&)>& prepare = {}) {
-  auto medium = DramMedium::from_image(image);
-  REQUIRE(medium);
-  if (prepare) prepare(**medium);
-  auto report = check(std::move(*medium), CheckOptions{});
-  REQUIRE(report);
-  return *report;
-}
-
-template <class T>
-T& at(Image& image, BlockNumber block) {
-  return *reinterpret_cast<T*>(image.data() + byte_offset(block));
-}
-
-std::string listing(const CheckReport& report) {
-  std::string text;
-  for (const Finding& f : report.findings)
-    text += std::string(name_of(f.kind)) + " " + std::to_string(static_cast<int>(f.severity)) + " block " + std::to_string(f.block.value) + " [" +
-            f.where + "] " + f.what + "\n";
-  return text;
-}
-
-std::size_t count_of(const CheckReport& report, FindingKind kind) {
-  return static_cast<std::size_t>(std::ranges::count(report.findings, kind, &Finding::kind));
-}
-
-// Makes the block's checksum right again, in both copies and the chunk's header.
-void seal(Image& image, BlockNumber block) {
-  const BlockNumber base = Metadata::chunk_base(block);
-  auto& header = at<format::ChunkHeader>(image, base);
-  auto& descriptor = header.blocks[block - base - 1];
-  descriptor.crc = block_crc(block, descriptor, at<Block>(image, block));
-  header.crc = chunk_header_crc(header);
-  for (const BlockNumber from : {block, base}) at<Block>(image, Metadata::mirror_of(from)) = at<Block>(image, from);
-}
 
 // A pool without volumes.
 Image bare_image() {
@@ -144,7 +91,8 @@ TEST_CASE("checker: a poisoned copy of a metadata block", "[checker]") {
 
 TEST_CASE("checker: both copies of a leaf damaged", "[checker]") {
   Image image = bare_image();
-  for (const BlockNumber block : {kFirstLeaf, Metadata::mirror_of(kFirstLeaf)}) image[byte_offset(block) + 100] ^= std::byte{1};
+  for (const BlockNumber block : {kFirstLeaf, Metadata::mirror_of(kFirstLeaf)})
+    image[byte_offset(block) + 100] ^= std::byte{1};
   const CheckReport report = check_image(image);
   INFO(listing(report));
   CHECK(count_of(report, FindingKind::kChecksum) == 1);
@@ -159,7 +107,8 @@ TEST_CASE("checker: a damaged chunk header", "[checker]") {
     require_only(check_image(image), FindingKind::kChunk);
   }
   Image image = bare_image();
-  for (const BlockNumber block : {format::kFirstChunk, Metadata::mirror_of(format::kFirstChunk)}) image[byte_offset(block) + 80] ^= std::byte{1};
+  for (const BlockNumber block : {format::kFirstChunk, Metadata::mirror_of(format::kFirstChunk)})
+    image[byte_offset(block) + 80] ^= std::byte{1};
   const CheckReport report = check_image(image);
   INFO(listing(report));
   CHECK(count_of(report, FindingKind::kChunk) == 1);
@@ -176,8 +125,15 @@ TEST_CASE("checker: a missing and an extra record", "[checker]") {
     require_only(check_image(image), FindingKind::kMissingRecord);
   }
   SECTION("extra") {
-    leaf.records[4] = {.first = 5000, .source = format::kRootsBlock.value, .length_blocks = 3, .slot = 1, .kind = format::RecordKind::kTree,
-                       .level = 0, .flags = 0, .sector_mask = 0, .reserved = 0};
+    leaf.records[4] = {.first = 5000,
+                       .source = format::kRootsBlock.value,
+                       .length_blocks = 3,
+                       .slot = 1,
+                       .kind = format::RecordKind::kTree,
+                       .level = 0,
+                       .flags = 0,
+                       .sector_mask = 0,
+                       .reserved = 0};
     leaf.used[0] |= 1ull << 4;
     seal(image, kFirstLeaf);
     const CheckReport report = check_image(image);
@@ -193,8 +149,15 @@ TEST_CASE("checker: a missing and an extra record", "[checker]") {
     CHECK(count_of(report, FindingKind::kExtraRecord) == 1);
   }
   SECTION("a left-over hold") {
-    leaf.records[4] = {.first = 5000, .source = 0, .length_blocks = 1, .slot = 0, .kind = format::RecordKind::kHold,
-                       .level = 0, .flags = 0, .sector_mask = 0, .reserved = 0};
+    leaf.records[4] = {.first = 5000,
+                       .source = 0,
+                       .length_blocks = 1,
+                       .slot = 0,
+                       .kind = format::RecordKind::kHold,
+                       .level = 0,
+                       .flags = 0,
+                       .sector_mask = 0,
+                       .reserved = 0};
     leaf.used[0] |= 1ull << 4;
     seal(image, kFirstLeaf);
     require_only(check_image(image), FindingKind::kExtraRecord);
@@ -229,7 +192,8 @@ TEST_CASE("checker: overlapping leaves", "[checker]") {
 }
 
 TEST_CASE("checker: a bad journal copy is a note", "[checker]") {
-  const CheckReport report = check_image(bare_image(), [](DramMedium& medium) { medium.inject(format::kJournalChunk); });
+  const CheckReport report =
+      check_image(bare_image(), [](DramMedium& medium) { medium.inject(format::kJournalChunk); });
   require_only(report, FindingKind::kCopy);
   CHECK(std::ranges::find(report.findings, FindingKind::kCopy, &Finding::kind)->severity == Severity::kNote);
 }
@@ -242,435 +206,6 @@ TEST_CASE("checker: findings are counted beyond what is kept, and notes give way
   CHECK(report.clean());
   report.findings.push_back({FindingKind::kPoisoned, Severity::kRepairable, BlockNumber(1), "", ""});
   CHECK_FALSE(report.clean());
-}
-
-// --- whole pools ------------------------------------------------------------------------------------------------------
-
-namespace {
-
-// A pool of a shared medium: what is planted in it outlives the pool that wrote it.
-struct Built {
-  Image image;
-  InodeNumber file, linked, directory, symlink;
-};
-
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
-
-InodeNumber make(Volume& volume, InodeNumber directory, std::string_view name, std::uint32_t mode, std::string_view target = {}) {
-  const auto made = volume.create(directory, name, NewInode{.mode = mode, .symlink_target = target});
-  REQUIRE(made);
-  return made->inode;
-}
-
-// "main" with files, links, directories, attributes and clones, and a snapshot of it.
-void fill(Volume& volume, Built& built) {
-  built.directory = make(volume, format::kRootInode, "a", S_IFDIR | 0755);
-  make(volume, built.directory, "b", S_IFDIR | 0755);
-  built.file = make(volume, built.directory, "file", S_IFREG | 0644);
-  const std::string block(kBlockBytes, 'x');
-  for (std::uint64_t i = 0; i < 40; ++i) REQUIRE(volume.write(built.file, i * 2 * kBlockBytes, bytes_of(block)));
-  const InodeNumber clone = make(volume, format::kRootInode, "clone", S_IFREG | 0644);
-  REQUIRE(volume.clone_range(built.file, 0, clone, 0, 79 * kBlockBytes));
-  built.linked = make(volume, format::kRootInode, "one", S_IFREG | 0600);
-  REQUIRE(volume.link(built.linked, built.directory, "two"));
-  REQUIRE(volume.link(built.linked, built.directory, "three"));
-  REQUIRE(volume.set_attribute(built.file, "user.colour", bytes_of("blue"), Volume::SetAttributeMode::kAny));
-  make(volume, format::kRootInode, "short", S_IFLNK | 0777, "a/file");
-  built.symlink = make(volume, format::kRootInode, "long", S_IFLNK | 0777, std::string(300, 'l'));
-  make(volume, format::kRootInode, "pipe", S_IFIFO | 0600);
-  for (int i = 0; i < 200; ++i) make(volume, built.directory, "entry number " + std::to_string(i), S_IFREG | 0644);
-  for (int i = 0; i < 200; i += 3) REQUIRE(volume.unlink(built.directory, "entry number " + std::to_string(i)));
-}
-
-// Runs `use` on a pool over the image and puts what is left of it back.
-void with_pool(Image& image, const std::function<void(Pool&)>& use) {
-  // The pool owns its medium; what it wrote is taken out of the mapping while it is still there.
-  auto medium = DramMedium::from_image(image);
-  REQUIRE(medium);
-  DramMedium* raw = medium->get();
-  auto pool = Pool::open(std::move(*medium), PoolOptions{.background = false, .log = {}});
-  REQUIRE(pool);
-  use(**pool);
-  image = raw->snapshot();
-  // All of it is home. Left there, the last record would mend what is planted, or half of it.
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) at<Block>(image, copy) = Block{};
-}
-
-Built build_pool() {
-  Built built;
-  auto medium = DramMedium::create(kPoolBytes);
-  REQUIRE(medium);
-  REQUIRE(Pool::format(**medium, FormatOptions{.label = "test", .progress = {}}));
-  built.image = (*medium)->snapshot();
-  with_pool(built.image, [&](Pool& pool) {
-    {
-      const auto volume = pool.mount("main", false);
-      REQUIRE(volume);
-      fill(**volume, built);
-      REQUIRE(pool.snapshot("main", "before", true));
-      REQUIRE((*volume)->write(built.file, 0, bytes_of(std::string(3 * kBlockBytes, 'y'))));
-      REQUIRE((*volume)->unlink(format::kRootInode, "clone"));
-      make(**volume, built.directory, "later", S_IFREG | 0600);
-    }
-    pool.settle();
-  });
-  return built;
-}
-
-const Built& built_pool() {
-  static const Built built = build_pool();
-  return built;
-}
-
-// The block of a volume's inode table, and the record in it.
-struct Found {
-  BlockNumber block;
-  format::InodeRecord record;
-};
-Found find_inode(const Image& image, std::string_view volume_name, InodeNumber inode) {
-  Found found;
-  Image copy = image;
-  with_pool(copy, [&](Pool& pool) {
-    VolumeNumber number;
-    const auto volumes = pool.volumes();
-    REQUIRE(volumes);
-    for (const VolumeInfo& info : *volumes)
-      if (info.name == volume_name) number = info.number;
-    BlockReader& reader = pool.store().metadata();
-    const auto table = InodeTable::root(reader, number);
-    REQUIRE(table);
-    found.block = entry_at(reader, *table, FileBlock(inode.value / format::kInodesPerBlock))->block();
-    found.record = *InodeTable::read(reader, number, inode);
-  });
-  return found;
-}
-
-// An image with one inode's record changed and sealed.
-CheckReport with_changed_inode(InodeNumber inode, const std::function<void(format::InodeRecord&)>& change) {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", inode);
-  change(at<format::InodeBlock>(image, found.block).inodes[inode.value % format::kInodesPerBlock]);
-  seal(image, found.block);
-  return check_image(image);
-}
-
-void require_finding(const CheckReport& report, FindingKind kind, std::string_view where = {}) {
-  INFO(listing(report));
-  CHECK_FALSE(report.clean());
-  CHECK(std::ranges::any_of(report.findings, [&](const Finding& f) { return f.kind == kind && f.where.find(where) != std::string::npos; }));
-}
-
-}  // namespace
-
-TEST_CASE("checker: a pool with everything in it is clean", "[checker]") {
-  const CheckReport report = check_image(built_pool().image);
-  INFO(listing(report));
-  CHECK(report.finding_count == 0);
-  CHECK(report.clean());
-  CHECK(report.volumes == 2);
-  CHECK(report.directories == 6);
-  CHECK(report.shared_blocks > 30);
-}
-
-TEST_CASE("checker: an open pool is clean, its allocators too", "[checker]") {
-  Image image = built_pool().image;
-  with_pool(image, [&](Pool& pool) {
-    {
-      const auto volume = pool.mount("main", false);
-      REQUIRE(volume);
-      make(**volume, format::kRootInode, "new", S_IFREG | 0600);
-      (*volume)->remember(built_pool().file);
-      REQUIRE((*volume)->unlink(built_pool().directory, "file"));  // an orphan that is held open
-      const auto report = check(pool, CheckOptions{});
-      REQUIRE(report);
-      INFO(listing(*report));
-      CHECK(report->finding_count == 0);
-    }
-    pool.settle();
-    const auto report = check(pool, CheckOptions{});
-    REQUIRE(report);
-    INFO(listing(*report));
-    CHECK(report->finding_count == 0);
-  });
-  const CheckReport report = check_image(image);
-  INFO(listing(report));
-  CHECK(report.clean());
-}
-
-TEST_CASE("checker: inode fields", "[checker]") {
-  const Built& built = built_pool();
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.nanoseconds[2] = 1'000'000'000; }), FindingKind::kInode, "volume main, /a/file");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.mode = 0170000; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { ++inode.block_count; }), FindingKind::kBlockCount, "/a/file");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.generation = 1ull << 40; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.data_level = 9; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.size_bytes = ~0ull; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.attribute_bytes = 5; }), FindingKind::kAttributes);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.flags = 2; }), FindingKind::kVolume);
-  require_finding(with_changed_inode(built.symlink, [](auto& inode) { inode.size_bytes = 1000; }), FindingKind::kInode, "/long");
-  require_finding(with_changed_inode(InodeNumber(5), [](auto& inode) { inode.uid = 1; }), FindingKind::kInode);
-}
-
-TEST_CASE("checker: links, parents and orphans", "[checker]") {
-  const Built& built = built_pool();
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.link_count = 2; }), FindingKind::kLinkCount, "/one");
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.link_count = 0; }), FindingKind::kOrphan, "/one");
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.parent_cookie += 64; }), FindingKind::kParent);
-  require_finding(with_changed_inode(built.linked, [](auto& inode) {
-                    inode.attribute_bytes = 0;
-                    inode.attributes = {};
-                  }),
-                  FindingKind::kParent, "/one");
-  require_finding(with_changed_inode(built.directory, [](auto& inode) { ++inode.link_count; }), FindingKind::kLinkCount, "/a (");
-  require_finding(with_changed_inode(built.directory, [](auto& inode) { ++inode.entry_count; }), FindingKind::kDirectory, "/a (");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { std::memset(&inode, 0, sizeof inode); }), FindingKind::kDirectory, "/a (");
-  require_finding(with_changed_inode(format::kRootInode, [](auto& inode) { ++inode.link_count; }), FindingKind::kLinkCount, "/ (");
-}
-
-TEST_CASE("checker: directory entries", "[checker]") {
-  Image image = built_pool().image;
-  const Found directory = find_inode(image, "main", built_pool().directory);
-  BlockNumber block;
-  with_pool(image, [&](Pool& pool) {
-    block = entry_at(pool.store().metadata(), data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0))->block();
-  });
-  Block& content = at<Block>(image, block);
-  auto& first = *reinterpret_cast<format::DirectoryEntry*>(content.bytes);
-  char* name = reinterpret_cast<char*>(&first + 1);
-  SECTION("hash") { first.hash ^= 1; }
-  SECTION("name") { name[0] = '/'; }
-  SECTION("granules") { first.granules = 77; }
-  SECTION("type") { first.type = S_IFREG >> 12; }
-  SECTION("inode") { first.inode = 1ull << 50; }
-  SECTION("reserved inode") { first.inode = format::kOrphansInode.value; }
-  SECTION("bytes after the name") { name[5] = 'x'; }
-  SECTION("the same name twice") {
-    std::uint64_t granule = first.granules;
-    while (std::memcmp(content.bytes + granule * 32, Block{}.bytes, 32) == 0 || reinterpret_cast<format::DirectoryEntry*>(content.bytes + granule * 32)->granules != 1)
-      ++granule;
-    auto& other = *reinterpret_cast<format::DirectoryEntry*>(content.bytes + granule * 32);
-    std::memset(&other + 1, 0, 16);
-    std::memcpy(&other + 1, name, first.name_bytes);
-    other.name_bytes = first.name_bytes;
-    other.hash = first.hash;
-  }
-  seal(image, block);
-  require_finding(check_image(image), FindingKind::kDirectory, "/a (");
-}
-
-TEST_CASE("checker: circles of directories", "[checker]") {
-  // "a" is in the root and holds "b"; the parent of "a" becomes "b".
-  Image image = built_pool().image;
-  const InodeNumber a = built_pool().directory;
-  InodeNumber b;
-  with_pool(image, [&](Pool& pool) {
-    const auto volume = pool.mount("main", false);
-    REQUIRE(volume);
-    b = (*volume)->find("/a/b")->inode;
-    make(**volume, b, "inner", S_IFDIR | 0755);
-  });
-  const Found in_a = find_inode(image, "main", a);
-  BlockNumber b_block;
-  const Found in_b = find_inode(image, "main", b);
-  with_pool(image, [&](Pool& pool) {
-    b_block = entry_at(pool.store().metadata(), data_fork(in_b.record, format::LeafKind::kDirectory), FileBlock(0))->block();
-  });
-  // The entry of "inner" leads to "a" instead, and "a" calls it its parent.
-  reinterpret_cast<format::DirectoryEntry*>(at<Block>(image, b_block).bytes)->inode = a.value;
-  seal(image, b_block);
-  auto& record = at<format::InodeBlock>(image, in_a.block).inodes[a.value % format::kInodesPerBlock];
-  record.parent = b.value;
-  record.parent_cookie = 0;
-  seal(image, in_a.block);
-  const CheckReport report = check_image(image);
-  INFO(listing(report));
-  CHECK(std::ranges::any_of(report.findings, [](const Finding& f) { return f.what.find("circle") != std::string::npos; }));
-}
-
-TEST_CASE("checker: maps", "[checker]") {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", built_pool().file);
-  const BlockNumber node = MapEntry{found.record.data[0]}.block();
-  auto& entries = at<format::MapNode>(image, node);
-  FindingKind expected{};
-  SECTION("data in a chunk") {
-    entries[0] = MapEntry::leaf(format::kRootsBlock, false).raw;
-    expected = FindingKind::kOutOfRange;
-  }
-  SECTION("data beyond the pool") {
-    entries[0] = MapEntry::leaf(BlockNumber(kPoolBytes / kBlockBytes), false).raw;
-    expected = FindingKind::kOutOfRange;
-  }
-  SECTION("data in the journal") {
-    entries[0] = MapEntry::leaf(format::kJournalChunk + 5, false).raw;
-    expected = FindingKind::kOutOfRange;
-  }
-  SECTION("deeper than its level, in a circle") {
-    entries[0] = MapEntry::node(node).raw;
-    expected = FindingKind::kMapShape;
-  }
-  SECTION("unknown bits") {
-    entries[0] |= 1ull << 9;
-    expected = FindingKind::kMapShape;
-  }
-  SECTION("not present but something") {
-    entries[1] = 2;
-    expected = FindingKind::kMapShape;
-  }
-  SECTION("another block") {
-    entries[0] = MapEntry::leaf(MapEntry{entries[0]}.block() + 1, false).raw;
-    expected = FindingKind::kMissingRecord;
-  }
-  SECTION("unwritten where the record says written") {
-    entries[0] |= format::kEntryUnwritten;
-    expected = FindingKind::kExtraRecord;
-  }
-  seal(image, node);
-  require_finding(check_image(image), expected);
-}
-
-TEST_CASE("checker: references to the wrong block", "[checker]") {
-  const Built& built = built_pool();
-  const auto redirect = [&](BlockNumber to) {
-    return with_changed_inode(built.file, [&](auto& inode) { inode.data[0] = MapEntry::node(to).raw; });
-  };
-  require_finding(redirect(format::kRootsBlock), FindingKind::kType, "/a/file");
-  require_finding(redirect(format::kFirstChunk + 255), FindingKind::kUnused, "/a/file");
-  require_finding(redirect(format::kFirstChunk), FindingKind::kOutOfRange, "/a/file");
-  require_finding(redirect(Metadata::mirror_of(format::kRootsBlock)), FindingKind::kOutOfRange, "/a/file");
-  require_finding(redirect(BlockNumber(1ull << 51)), FindingKind::kOutOfRange, "/a/file");
-}
-
-TEST_CASE("checker: a full hint above a free inode", "[checker]") {
-  Image image = built_pool().image;
-  BlockNumber holder;
-  with_pool(image, [&](Pool& pool) {
-    const VolumeNumber number = pool.volumes()->front().number;
-    const auto table = InodeTable::root(pool.store().metadata(), number);
-    REQUIRE(table);
-    holder = MapEntry{table->slots[0]}.block();
-  });
-  at<format::MapNode>(image, holder)[0] |= format::kEntryFull;
-  seal(image, holder);
-  const CheckReport report = check_image(image);
-  INFO(listing(report));
-  CHECK(count_of(report, FindingKind::kFullHint) == 1);
-  CHECK(report.finding_count == 1);
-}
-
-TEST_CASE("checker: a lost inode block", "[checker]") {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", built_pool().file);
-  for (const BlockNumber copy : {found.block, Metadata::mirror_of(found.block)}) image[byte_offset(copy) + 7] ^= std::byte{1};
-  require_finding(check_image(image), FindingKind::kChecksum);
-}
-
-TEST_CASE("checker: poisoned data", "[checker]") {
-  const Built& built = built_pool();
-  const Found found = find_inode(built.image, "before", built.file);
-  const BlockNumber node = MapEntry{found.record.data[0]}.block();
-  Image image = built.image;
-  const BlockNumber bad = MapEntry{at<format::MapNode>(image, node)[4]}.block();
-  SECTION("known to the device only") {
-    const CheckReport report = check_image(image, [&](DramMedium& medium) { medium.inject(bad); });
-    require_finding(report, FindingKind::kPoisoned, "volume main, /a/file");
-    require_finding(report, FindingKind::kPoisoned, "volume before, /a/file");
-    require_finding(report, FindingKind::kPoisoned, "volume before, /clone");
-    CHECK(report.finding_count == 3);
-  }
-  SECTION("in the ledger") {
-    with_pool(image, [&](Pool& pool) {
-      REQUIRE(pool.store().run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-        TRY(transaction.set_ledger(bad, 1));
-        return Step::kDone;
-      }));
-    });
-    const CheckReport report = check_image(image);
-    INFO(listing(report));
-    CHECK(report.clean());
-    CHECK(count_of(report, FindingKind::kPoisoned) == 3);
-    CHECK(report.ledger_blocks == 1);
-    CHECK(std::ranges::any_of(report.findings, [](const Finding& f) { return f.where.find("/a/file") != std::string::npos && f.where.ends_with("offset 16384"); }));
-  }
-}
-
-TEST_CASE("checker: random damage is survived", "[checker]") {
-  const std::uint64_t seed = test::random_seed();
-  INFO(test::describe_seed(seed));
-  std::mt19937_64 random(seed);
-  const Image& good = built_pool().image;
-  std::vector<BlockNumber> used;
-  const auto& header = *reinterpret_cast<const format::ChunkHeader*>(good.data() + byte_offset(format::kFirstChunk));
-  for (std::uint64_t i = 0; i < format::kChunkPayload; ++i)
-    if (header.blocks[i].type != BlockType::kFree) used.push_back(format::kFirstChunk + 1 + i);
-  for (int round = 0; round < 100; ++round) {
-    Image image = good;
-    for (int i = 0; i < 4; ++i) {
-      const BlockNumber block = used[random() % used.size()];
-      auto* words = reinterpret_cast<std::uint64_t*>(image.data() + byte_offset(block));
-      const std::uint64_t word = random() % 512;
-      // Fields that look like fields lead further than noise.
-      words[word] = random() % 2 ? random() : words[random() % 512] ^ (1ull << random() % 64);
-      seal(image, block);
-    }
-    (void)check_image(image);
-  }
-}
-
-TEST_CASE("checker: maps that lead everywhere twice take no longer", "[checker]") {
-  // Every entry of an inode table's node leads to the same inode block: 512 times the inodes, and so on for each level.
-  Image image = built_pool().image;
-  BlockNumber node, data_node;
-  with_pool(image, [&](Pool& pool) {
-    const auto table = InodeTable::root(pool.store().metadata(), pool.volumes()->front().number);
-    REQUIRE(table);
-    node = MapEntry{table->slots[0]}.block();
-  });
-  const Found file = find_inode(image, "main", built_pool().file);
-  data_node = MapEntry{file.record.data[0]}.block();
-  auto& table = at<format::MapNode>(image, node);
-  auto& data = at<format::MapNode>(image, data_node);
-  table.fill(table[1] & ~format::kEntryFull);
-  data.fill(data[0]);
-  seal(image, node);
-  seal(image, data_node);
-  const CheckReport report = check_image(image);
-  CHECK(count_of(report, FindingKind::kMapShape) >= 511);
-}
-
-TEST_CASE("checker: sees the pool as the next open would", "[checker]") {
-  const Image& before = built_pool().image;
-  auto medium = DramMedium::from_image(before);
-  REQUIRE(medium);
-  DramMedium* raw = medium->get();
-  Image after;
-  {
-    auto pool = Pool::open(std::move(*medium), PoolOptions{.background = false, .log = {}});
-    REQUIRE(pool);
-    const auto volume = (*pool)->mount("main", false);
-    REQUIRE(volume);
-    make(**volume, format::kRootInode, "last", S_IFREG | 0600);
-    after = raw->snapshot();
-  }
-  CHECK_FALSE(check_image(after).journal_replayed);
-  // As if the machine had stopped right after the commit point: the record is there, its lines are not home.
-  const auto& header = *reinterpret_cast<const format::JournalHeader*>(after.data() + byte_offset(format::kJournalChunk));
-  std::size_t at_byte = byte_offset(format::kJournalChunk) + sizeof header;
-  for (std::uint64_t i = 0; i < header.group_count; ++i) {
-    format::JournalGroup group;
-    std::memcpy(&group, after.data() + at_byte, sizeof group);
-    at_byte += sizeof group;
-    for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
-      if ((group.line_mask >> line & 1) == 0) continue;
-      at_byte += kLineBytes;
-      for (const BlockNumber copy : {BlockNumber(group.block), Metadata::mirror_of(BlockNumber(group.block))})
-        std::memset(after.data() + byte_offset(copy) + line * kLineBytes, 0x5a, kLineBytes);
-    }
-  }
-  const CheckReport report = check_image(after);
-  INFO(listing(report));
-  CHECK(report.journal_replayed);
-  CHECK(report.clean());
 }
 
 TEST_CASE("checker: what matters is kept when there are too many findings", "[checker]") {

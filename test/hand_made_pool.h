@@ -75,7 +75,8 @@ class HandMadePool {
   // The inode of a volume's table: in the roots block for volume 0, else in volume 0.
   Result<format::InodeRecord*> table_root(Transaction& transaction, VolumeNumber volume) {
     if (volume.value == 0) {
-      auto& root = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))->as<format::Roots>().volume_zero;
+      auto& root = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))
+      ->as<format::Roots>().volume_zero;
       root.mode = S_IFDIR | 0755;
       if (root.data_level == 0) root.data_level = root.attribute_level = 1;
       return &root;
@@ -87,7 +88,8 @@ class HandMadePool {
   Result<format::InodeRecord*> edit_inode(Transaction& transaction, VolumeNumber volume, InodeNumber inode) {
     const format::InodeRecord& root = *TRY(table_root(transaction, volume));
     const MapEntry entry{root.data[inode.value / format::kInodesPerBlock]};
-    auto& block = TRY(transaction.edit(entry.block(), format::BlockType::kInodes))->as<format::InodeBlock>();
+    auto& block = TRY(transaction.edit(entry.block(), format::BlockType::kInodes))
+    ->as<format::InodeBlock>();
     return &block.inodes[inode.value % format::kInodesPerBlock];
   }
 
@@ -119,7 +121,8 @@ class HandMadePool {
   }
 
   // Points the file's map at the run; nothing on the way may be shared.
-  void assign_data(VolumeNumber volume, InodeNumber inode, FileRange range, BlockNumber target, bool unwritten = false) {
+  void assign_data(VolumeNumber volume, InodeNumber inode, FileRange range, BlockNumber target,
+                   bool unwritten = false) {
     change([&](Transaction& transaction) -> Result<> {
       format::InodeRecord& record = *TRY(edit_inode(transaction, volume, inode));
       return assign(transaction, edit_data_fork(record, format::LeafKind::kData), range, target, unwritten, graveyard);

@@ -1,6 +1,7 @@
 #include "engine/owners.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <random>
@@ -26,7 +27,8 @@ using Place = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint6
 std::set<Place> places(const OwnerSet& owners, std::size_t limit = 1'000'000) {
   std::set<Place> found;
   const auto ranges = owners.expand(limit);
-  for (const OwnerRange& range : ranges) found.emplace(range.volume.value, range.inode.value, range.first.value, range.count);
+  for (const OwnerRange& range : ranges)
+    found.emplace(range.volume.value, range.inode.value, range.first.value, range.count);
   CHECK(found.size() == ranges.size());  // no owner twice
   return found;
 }
@@ -56,7 +58,8 @@ TEST_CASE("owners: through a shared map node and a snapshot", "[owners]") {
   BlockNumber node;
   pool.change([&](Transaction& transaction) -> Result<> {
     node = TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData));
-    TRY(transaction.edit(node, BlockType::kMapNode))->as<format::MapNode>()[3] = MapEntry::leaf(data.first, false).raw;
+    TRY(transaction.edit(node, BlockType::kMapNode))
+    ->as<format::MapNode>()[3] = MapEntry::leaf(data.first, false).raw;
     for (const std::uint64_t inode : {17, 18}) {
       format::InodeRecord& record = *TRY(pool.edit_inode(transaction, kMain, InodeNumber(inode)));
       record.data_level = 2;
@@ -92,7 +95,8 @@ TEST_CASE("owners: through a shared map node and a snapshot", "[owners]") {
   }
   SECTION("of the map node") {
     const OwnerSet owners = owners_of(pool, node);
-    CHECK(places(owners) == std::set<Place>{{16, 17, 0, 512}, {16, 18, 1024, 512}, {17, 17, 0, 512}, {17, 18, 1024, 512}});
+    CHECK(places(owners) ==
+          std::set<Place>{{16, 17, 0, 512}, {16, 18, 1024, 512}, {17, 17, 0, 512}, {17, 18, 1024, 512}});
     for (const OwnerRange& range : owners.expand(10)) CHECK(range.role == OwnerRole::kMap);
   }
   SECTION("of the inode block") {
@@ -161,10 +165,12 @@ TEST_CASE("owners: what is only in the graveyard belongs to nobody", "[owners]")
   BlockNumber graveyard;
   pool.change([&](Transaction& transaction) -> Result<> {
     graveyard = TRY(transaction.allocate(BlockType::kGraveyard, 0, LeafKind::kData));
-    auto& slots = TRY(transaction.edit(graveyard, BlockType::kGraveyard))->as<format::MapNode>();
+    auto& slots = TRY(transaction.edit(graveyard, BlockType::kGraveyard))
+    ->as<format::MapNode>();
     slots[7] = MapEntry::leaf(data.first, false).with_level(0).raw;
     slots[9] = MapEntry::leaf(data.first + 1, false).with_level(0).raw;
-    (*TRY(pool.edit_inode(transaction, VolumeNumber(0), format::kGraveyardInode))).data[0] = MapEntry::leaf(graveyard, false).raw;
+    (*TRY(pool.edit_inode(transaction, VolumeNumber(0), format::kGraveyardInode))).data[0] =
+        MapEntry::leaf(graveyard, false).raw;
     return {};
   });
   CHECK(places(owners_of(pool, data.first)) == std::set<Place>{{16, 17, 0, 1}});
@@ -207,17 +213,21 @@ TEST_CASE("owners: agree with a walk over all files", "[owners]") {
       const FileRange range{FileBlock(first), count};
       must(pool.store->run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
         const ForkEdit fork = TRY(fork_of(transaction, inode));
-        return TRY(unshare(transaction, fork, range, Unshare::kEdges)) ? Step::kAgain : Step::kDone;
+        return TRY(unshare(transaction, fork, range, Unshare::kEdges))
+        ? Step::kAgain : Step::kDone;
       }));
       pool.change([&](Transaction& transaction) -> Result<> {
-        return assign(transaction, TRY(fork_of(transaction, inode)), range, area.first + target, below(8) == 0, pool.graveyard);
+        return assign(transaction, TRY(fork_of(transaction, inode)), range, area.first + target, below(8) == 0,
+                      pool.graveyard);
       });
     } else if (inode != other) {
       pool.change([&](Transaction& transaction) -> Result<> {
         const ForkEdit to = TRY(fork_of(transaction, other));
-        if (std::any_of(to.slots, to.slots + format::kRootSlots, [](std::uint64_t slot) { return slot != 0; })) return {};
+        if (std::any_of(to.slots, to.slots + format::kRootSlots, [](std::uint64_t slot) { return slot != 0; }))
+          return {};
         format::InodeRecord& source = *TRY(pool.edit_inode(transaction, kMain, inode));
-        TRY(share(transaction, data_fork(source, LeafKind::kData), FileBlock(0), to, {FileBlock(0), 8192}, pool.graveyard));
+        TRY(share(transaction, data_fork(source, LeafKind::kData), FileBlock(0), to, {FileBlock(0), 8192},
+                  pool.graveyard));
         return {};
       });
     }
@@ -254,7 +264,8 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   BlockNumber file_node, volumes_node;
   std::vector<BlockNumber> table_nodes;
   const auto entries = [](Transaction& transaction, BlockNumber node) -> Result<format::MapNode*> {
-    return &TRY(transaction.edit(node, BlockType::kMapNode))->as<format::MapNode>();
+    return &TRY(transaction.edit(node, BlockType::kMapNode))
+    ->as<format::MapNode>();
   };
   pool.change([&](Transaction& transaction) -> Result<> {
     file_node = TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData));
@@ -275,7 +286,8 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   const auto fill = [&](std::uint64_t first, std::uint64_t count, BlockNumber node, std::uint64_t slot, auto&& set) {
     pool.change([&](Transaction& transaction) -> Result<> {
       const BlockNumber made = TRY(transaction.allocate(BlockType::kInodes, 0, LeafKind::kData));
-      auto& block = TRY(transaction.edit(made, BlockType::kInodes))->as<format::InodeBlock>();
+      auto& block = TRY(transaction.edit(made, BlockType::kInodes))
+      ->as<format::InodeBlock>();
       for (std::uint64_t i = 0; i < 16 && first + i < count; ++i) set(block.inodes[i]);
       (*TRY(entries(transaction, node)))[slot] = MapEntry::leaf(made, false).raw;
       return {};
@@ -317,25 +329,52 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));  // 10^7 owners would need more
 }
 
+// A thread switches between two states of a map node: slot 0 refers to the block and the inode has the node in root
+// slot 0, or neither slot 0 nor that, but root slot 5. A search that mixed both would find file block 5 * 512.
 TEST_CASE("owners: beside a thread that commits", "[owners]") {
   OneVolume pool;
+  constexpr InodeNumber kFile{17};
   const BlockRun data = pool.take(1);
-  for (std::uint64_t inode = 16; inode < 32; ++inode) {
-    pool.add_inode(kMain, InodeNumber(inode), S_IFREG | 0644);
-    for (std::uint64_t slot = 0; slot < 8; ++slot)
-      pool.assign_data(kMain, InodeNumber(inode), {FileBlock(slot), 1}, data.first);
-  }
+  pool.add_inode(kMain, kFile, S_IFREG | 0644);
+  std::vector<BlockNumber> nodes;
+  pool.change([&](Transaction& transaction) -> Result<> {
+    format::InodeRecord& record = *TRY(pool.edit_inode(transaction, kMain, kFile));
+    record.data_level = 2;
+    for (std::size_t i = 0; i < 3; ++i) {  // together more references than a batch of the search
+      nodes.push_back(TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData)));
+      auto& slots = TRY(transaction.edit(nodes.back(), BlockType::kMapNode))
+      ->as<format::MapNode>();
+      slots.fill(MapEntry::leaf(data.first, false).raw);
+      record.data[i] = MapEntry::node(nodes.back()).raw;
+    }
+    return {};
+  });
+  const auto toggle = [&](bool second) {
+    return pool.store->run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+      format::InodeRecord& record = *TRY(pool.edit_inode(transaction, kMain, kFile));
+      auto& slots = TRY(transaction.edit(nodes[0], BlockType::kMapNode))
+      ->as<format::MapNode>();
+      slots[0] = second ? 0 : MapEntry::leaf(data.first, false).raw;
+      record.data[0] = second ? 0 : MapEntry::node(nodes[0]).raw;
+      record.data[5] = second ? MapEntry::node(nodes[0]).raw : 0;
+      return Step::kDone;
+    });
+  };
   std::atomic<bool> stop = false;
   std::thread writer([&] {
-    for (std::uint64_t i = 0; !stop; ++i)
-      (void)pool.store->run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
-        (*TRY(pool.edit_inode(transaction, kMain, InodeNumber(16)))).size_bytes = i;
-        return Step::kDone;
-      });
+    for (bool second = true; !stop; second = !second) (void)toggle(second);
   });
-  for (int i = 0; i < 50; ++i) CHECK(places(owners_of(pool, data.first)).size() == 16 * 8);
+  int mixed = 0;
+  for (int i = 0; i < 300; ++i) {
+    const auto found = places(owners_of(pool, data.first));
+    const bool first_state =
+        found.contains({16, 17, 0, 1}) && found.contains({16, 17, 1, 1}) && found.size() == 3 * 512;
+    const bool second_state = found.contains({16, 17, 5 * 512 + 1, 1}) && found.size() == 3 * 512 - 1;
+    mixed += first_state == second_state;
+  }
   stop = true;
   writer.join();
+  CHECK(mixed == 0);
 }
 
 TEST_CASE("classify: every kind of block", "[owners]") {

@@ -112,7 +112,8 @@ class RealPool {
   void expect_clean() {
     const CheckReport report = must(check(*pool, {.progress = {}}));
     for (const Finding& finding : report.findings)
-      UNSCOPED_INFO(name_of(finding.kind) << " block " << finding.block.value << " " << finding.where << ": " << finding.what);
+      UNSCOPED_INFO(name_of(finding.kind)
+                    << " block " << finding.block.value << " " << finding.where << ": " << finding.what);
     CHECK(report.clean());
   }
 
@@ -130,7 +131,8 @@ TEST_CASE("poison in a pool: a block with owners in two volumes", "[poison]") {
   const InodeNumber file = pool.create("file"), clone = pool.create("clone"), bystander = pool.create("bystander");
   pool.write(bystander, 0, 4 * kBlockBytes, 'b');
   const std::uint64_t free_before = pool.free_blocks();
-  for (int i = 0; i < 8; ++i) pool.write(file, static_cast<std::uint64_t>(i) * kBlockBytes, kBlockBytes, static_cast<char>('0' + i + 1));
+  for (int i = 0; i < 8; ++i)
+    pool.write(file, static_cast<std::uint64_t>(i) * kBlockBytes, kBlockBytes, static_cast<char>('0' + i + 1));
   REQUIRE(must(pool.main->clone_range(file, 0, clone, 0, 8 * kBlockBytes)) == 8 * kBlockBytes);
   must(pool.pool->snapshot("main", "snap", true));
   pool.mount_snapshot();
@@ -145,8 +147,9 @@ TEST_CASE("poison in a pool: a block with owners in two volumes", "[poison]") {
   pool.pool->settle();
 
   const std::uint64_t main = pool.main->number().value, snap = pool.snapshot->number().value;
-  CHECK(pool.observer.told == std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>>{
-                                  {main, file.value, 8192, 4096}, {snap, file.value, 8192, 4096}, {snap, clone.value, 8192, 4096}});
+  CHECK(pool.observer.told ==
+        std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>>{
+            {main, file.value, 8192, 4096}, {snap, file.value, 8192, 4096}, {snap, clone.value, 8192, 4096}});
   std::set<std::string> lost;
   for (const Event& event : pool.events())
     if (event.kind == EventKind::kDataLost) {
@@ -207,7 +210,8 @@ TEST_CASE("poison in a pool: a block with owners in two volumes", "[poison]") {
 TEST_CASE("poison in a pool: writers meet latent poison", "[poison]") {
   RealPool pool;
   const InodeNumber file = pool.create("file");
-  for (int i = 0; i < 4; ++i) pool.write(file, static_cast<std::uint64_t>(i) * kBlockBytes, kBlockBytes, static_cast<char>('1' + i));
+  for (int i = 0; i < 4; ++i)
+    pool.write(file, static_cast<std::uint64_t>(i) * kBlockBytes, kBlockBytes, static_cast<char>('1' + i));
   const BlockNumber block = pool.block_of(*pool.main, file, FileBlock(1));
   const std::uint64_t free = pool.free_blocks();
   pool.medium->inject(block, DramMedium::Injection::kLatent);
@@ -284,7 +288,8 @@ TEST_CASE("poison in a pool: any block, also together with a crash", "[poison]")
   const std::uint64_t pool_blocks = 8192;
   std::set<std::uint64_t> bad_data;
   for (int round = 0; round < 400; ++round) {
-    const BlockNumber block(round < 300 && random() % 2 ? format::kFirstChunk.value + random() % 512 : random() % pool_blocks);
+    const BlockNumber block(round < 300 && random() % 2 ? format::kFirstChunk.value + random() % 512
+                                                        : random() % pool_blocks);
     INFO("block " << block.value);
     const BlockUse use = must(pool.pool->report(block)).use;
     if (use == BlockUse::kData) continue;

@@ -32,7 +32,10 @@ class FakeHost : public PoisonHost {
     store->mutex.unlock();
     lost.push_back(range);
   }
-  void ledger_grew() override { ++grown; }
+  void ledger_grew() override {
+    ++grown;
+    CHECK(store->ledger().size() != 0);  // before anything else: reads are refused already
+  }
 
   Store* store = nullptr;
   std::set<std::uint64_t> mounted;
@@ -41,8 +44,8 @@ class FakeHost : public PoisonHost {
   int grown = 0;
 };
 
-// Two volumes, the second a snapshot of the first: a file, its clone and a bystander. The inode block is shared and edited in
-// place, so what is punched in one volume is gone from both.
+// Two volumes, the second a snapshot of the first: a file, its clone and a bystander. The inode block is shared and
+// edited in place, so what is punched in one volume is gone from both.
 class PoisonedPool : public HandMadePool {
  public:
   explicit PoisonedPool(std::uint64_t bytes = 64ull << 20) : HandMadePool(bytes) {
@@ -124,7 +127,9 @@ class StubbornMedium final : public Medium {
   }
   Result<> read(std::uint64_t offset, std::span<std::byte> to) override { return inner_->read(offset, to); }
   Result<> store(std::uint64_t offset, std::span<const std::byte> from) override { return inner_->store(offset, from); }
-  Result<> store_zeros(std::uint64_t offset, std::uint64_t length) override { return inner_->store_zeros(offset, length); }
+  Result<> store_zeros(std::uint64_t offset, std::uint64_t length) override {
+    return inner_->store_zeros(offset, length);
+  }
   Result<> drain() override { return inner_->drain(); }
   Result<std::vector<BadRange>> bad_ranges() override { return inner_->bad_ranges(); }
   Result<> clear_bad(BlockRun) override {
@@ -143,7 +148,7 @@ class StubbornMedium final : public Medium {
 
 }  // namespace
 
-// --- free space ----------------------------------------------------------------------------------------------------------
+// --- free space -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("poison: free blocks are cleared and stay free", "[poison]") {
   PoisonedPool pool;
@@ -234,7 +239,7 @@ TEST_CASE("poison: the spare chunk", "[poison]") {
   CHECK(pool.use(block) == BlockUse::kFree);
 }
 
-// --- metadata, journal, superblocks ----------------------------------------------------------------------------------------
+// --- metadata, journal, superblocks ---------------------------------------------------------------------------------
 
 TEST_CASE("poison: every block that has a second copy is rewritten", "[poison]") {
   PoisonedPool pool;
@@ -268,6 +273,22 @@ TEST_CASE("poison: every block that has a second copy is rewritten", "[poison]")
   pool.crash();
   pool.check_copies();
   CHECK(pool.records() == records);
+}
+
+TEST_CASE("poison: a copy of the journal has the newest record again", "[poison]") {
+  PoisonedPool pool;
+  const bool mirror = GENERATE(false, true);
+  const BlockNumber area = mirror ? format::kJournalChunk + format::kMirrorBlocks : format::kJournalChunk;
+  format::JournalHeader before, after;
+  const auto read = [&](format::JournalHeader& header) {
+    must(pool.medium->read(byte_offset(area), std::as_writable_bytes(std::span(&header, 1))));
+  };
+  read(before);
+  REQUIRE(before.magic == format::kJournalMagic);
+  pool.medium->inject(area);
+  CHECK(must(mend_poisoned(*pool.store, area)) == Mended::kRewritten);
+  read(after);
+  CHECK(std::memcmp(&before, &after, sizeof before) == 0);
 }
 
 TEST_CASE("poison: found only when the pool is opened again", "[poison]") {
@@ -335,7 +356,7 @@ TEST_CASE("poison: a copy that fails its check is rewritten", "[poison]") {
   CHECK(pool.kinds() == std::vector{EventKind::kMetadataRepaired});
 }
 
-// --- data ------------------------------------------------------------------------------------------------------------------
+// --- data -----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("poison: each owner of lost data is told, and nobody else", "[poison]") {
   PoisonedPool pool;
@@ -358,8 +379,9 @@ TEST_CASE("poison: each owner of lost data is told, and nobody else", "[poison]"
     CHECK(event.text.find(event.path) != std::string::npos);
     told.emplace(std::stoull(event.volume.substr(7)), event.inode.value, event.offset_bytes);
   }
-  CHECK(told == std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>{
-                    {16, 17, 2 * 4096 + 512}, {16, 18, 6 * 4096 + 512}, {17, 17, 2 * 4096 + 512}, {17, 18, 6 * 4096 + 512}});
+  CHECK(told ==
+        std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>>{
+            {16, 17, 2 * 4096 + 512}, {16, 18, 6 * 4096 + 512}, {17, 17, 2 * 4096 + 512}, {17, 18, 6 * 4096 + 512}});
   REQUIRE(pool.host.lost.size() == 2);
   for (const LostRange& range : pool.host.lost) {
     CHECK(pool.host.remembered.contains({range.volume.value, range.inode.value}));
@@ -484,11 +506,11 @@ TEST_CASE("poison: latent until somebody sees it", "[poison]") {
       pool.medium->inject(bad, DramMedium::Injection::kLatent);
     std::uint64_t last = 0, total = 0;
     CHECK(must(pool.poison->scrub([&](std::uint64_t done, std::uint64_t all) {
-      CHECK(done >= last);
-      CHECK(done <= all);
-      last = done;
-      total = all;
-    })) == 5);
+            CHECK(done >= last);
+            CHECK(done <= all);
+            last = done;
+            total = all;
+          })) == 5);
     CHECK(last == total);
     CHECK(total > 1000);
     CHECK(pool.store->ledger().size() == 1);
@@ -497,7 +519,7 @@ TEST_CASE("poison: latent until somebody sees it", "[poison]") {
   }
 }
 
-// --- blocks in flight --------------------------------------------------------------------------------------------------------
+// --- blocks in flight -----------------------------------------------------------------------------------------------
 
 TEST_CASE("poison: a block that a writer has reserved", "[poison]") {
   PoisonedPool pool;
@@ -558,7 +580,7 @@ TEST_CASE("poison: a freed block that somebody still looks at", "[poison]") {
   CHECK(pool.free_blocks() == free + 1);
 }
 
-// --- threads, and everything at once ---------------------------------------------------------------------------------------
+// --- threads, and everything at once --------------------------------------------------------------------------------
 
 TEST_CASE("poison: the threads see what the device reports", "[poison]") {
   PoisonedPool pool;

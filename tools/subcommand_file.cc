@@ -31,12 +31,13 @@ struct OpenFile {
 // Opens a regular file on a daxcow mount, and has the kernel write the pages that programs changed through mappings.
 Result<OpenFile> open_file(const std::string& path, int flags, mode_t mode) {
   OpenFile file;
+  flags |= O_CLOEXEC | O_NONBLOCK;  // do not wait for the other end of a pipe
   if (flags & O_CREAT) {
-    file.descriptor = FileDescriptor(::open(path.c_str(), flags | O_EXCL | O_CLOEXEC, mode));
+    file.descriptor = FileDescriptor(::open(path.c_str(), flags | O_EXCL, mode));
     file.made = static_cast<bool>(file.descriptor);
     if (!file.made && errno != EEXIST) return std::unexpected(Error::from_errno(errno, path));
   }
-  if (!file.made) file.descriptor = FileDescriptor(::open(path.c_str(), (flags & ~O_CREAT) | O_CLOEXEC));
+  if (!file.made) file.descriptor = FileDescriptor(::open(path.c_str(), flags & ~O_CREAT));
   if (!file.descriptor) return std::unexpected(Error::from_errno(errno, path));
   const auto fill = [&]() -> Result<> {
     struct stat status {};
@@ -44,7 +45,10 @@ Result<OpenFile> open_file(const std::string& path, int flags, mode_t mode) {
     if (S_ISDIR(status.st_mode)) return fail(ErrorCode::kIsDirectory, fmt::format("{}: is a directory", path));
     if (!S_ISREG(status.st_mode)) return fail(ErrorCode::kInvalid, fmt::format("{}: not a regular file", path));
     file.mode = status.st_mode & 0777;
-    file.mounted = TRY(find_mounted_file(file.descriptor.get()));
+    auto mounted = find_mounted_file(file.descriptor.get());
+    if (!mounted && mounted.error().code == ErrorCode::kUnsupported)
+      return fail(ErrorCode::kUnsupported, fmt::format("{}: not on a daxcow mount", path));
+    file.mounted = TRY(std::move(mounted));
     if (::fsync(file.descriptor.get()) != 0) return std::unexpected(Error::from_errno(errno, path));
     return {};
   };
@@ -60,11 +64,16 @@ Result<> clone_open(const OpenFile& from, const OpenFile& to, json request) {
   if (from.mounted.pool_path != to.mounted.pool_path)
     return fail(ErrorCode::kCrossVolume, fmt::format("the files are in different pools, {} and {}; use cp",
                                                      from.mounted.pool_path, to.mounted.pool_path));
+  const bool one_file = from.mounted.volume == to.mounted.volume && from.mounted.inode == to.mounted.inode;
+  if (one_file && request.contains("truncate")) return fail(ErrorCode::kInvalid, "is the same file");
   auto access = TRY(PoolAccess::open(from.mounted.pool_path, PoolAccess::Need::kDaemon));
   request["op"] = "clone";
   request["from"] = file_of(from.mounted);
   request["to"] = file_of(to.mounted);
-  TRY(access.call(request));
+  auto reply = access.call(request);
+  if (!reply && reply.error().code == ErrorCode::kInvalid && one_file)
+    return fail(ErrorCode::kInvalid, "the ranges overlap");
+  TRY(std::move(reply));
   return {};
 }
 
