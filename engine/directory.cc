@@ -201,7 +201,7 @@ Result<> write_entry(Transaction& transaction, InodeRecord& directory, Directory
   std::byte* at = block->bytes + position % kGranulesPerBlock * kGranuleBytes;
   const DirectoryEntry entry{inode.value, name_hash(name), static_cast<std::uint8_t>(name.size()), type, granules_for(name.size()), 0};
   const std::uint64_t bytes = entry.granules * kGranuleBytes;
-  CHECK(std::all_of(at, at + bytes, [](std::byte b) { return b == std::byte{0}; }));
+  if (!std::all_of(at, at + bytes, [](std::byte b) { return b == std::byte{0}; })) return fail(ErrorCode::kDamaged, "a directory block makes no sense");
   std::memcpy(at, &entry, sizeof entry);
   std::memcpy(at + sizeof entry, name.data(), name.size());
   directory.size_bytes = std::max(directory.size_bytes, byte_offset(block_of(position) + 1));
@@ -213,7 +213,7 @@ Result<> retarget_entry(Transaction& transaction, InodeRecord& directory, Direct
                         std::uint8_t type, Graveyard& graveyard) {
   Block* block = TRY(edit_block(transaction, directory, block_of(position), graveyard));
   auto* entry = reinterpret_cast<DirectoryEntry*>(block->bytes + position % kGranulesPerBlock * kGranuleBytes);
-  CHECK(entry->granules != 0);
+  if (entry->granules == 0) return fail(ErrorCode::kDamaged, "a directory entry is gone");
   entry->inode = inode.value;
   entry->type = type;
   return {};
@@ -223,7 +223,8 @@ Result<> erase_entry(Transaction& transaction, InodeRecord& directory, Directory
   Block* block = TRY(edit_block(transaction, directory, block_of(position), graveyard));
   std::byte* at = block->bytes + position % kGranulesPerBlock * kGranuleBytes;
   const auto* entry = reinterpret_cast<const DirectoryEntry*>(at);
-  CHECK(entry->granules != 0 && directory.entry_count > 0);
+  if (!makes_sense(*entry, position % kGranulesPerBlock) || directory.entry_count == 0)
+    return fail(ErrorCode::kDamaged, "a directory makes no sense");
   std::memset(at, 0, entry->granules * kGranuleBytes);
   --directory.entry_count;
   const bool empty = std::ranges::all_of(block->bytes, [](std::byte b) { return b == std::byte{0}; });

@@ -21,6 +21,12 @@ class NoGraveyard final : public Graveyard {
   Result<> bury(Transaction&, MapEntry, std::uint8_t) override { return fail(ErrorCode::kDamaged, "inode table entry out of place"); }
 };
 
+// Levels are used in shifts: nobody gets to see a record whose levels the format does not have.
+bool has_valid_levels(const InodeRecord& record) {
+  const auto valid = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
+  return valid(record.data_level) && valid(record.attribute_level);
+}
+
 Result<InodeRecord> record_in(BlockReader& reader, const Fork& table, InodeNumber inode) {
   if (inode.value / kInodesPerBlock >= kMaximumFileBlocks) return fail(ErrorCode::kStale);
   const MapEntry entry = TRY(entry_at(reader, table, table_block(inode)));
@@ -28,6 +34,7 @@ Result<InodeRecord> record_in(BlockReader& reader, const Fork& table, InodeNumbe
   const BlockPtr block = TRY(reader.read(entry.block(), BlockType::kInodes));
   const InodeRecord& record = block->as<format::InodeBlock>().inodes[inode.value % kInodesPerBlock];
   if (record.mode == 0) return fail(ErrorCode::kStale);
+  if (!has_valid_levels(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense");
   return record;
 }
 
@@ -102,12 +109,13 @@ Result<InodeRecord> InodeTable::read(BlockReader& reader, VolumeNumber volume, I
 Result<ForkEdit> InodeTable::edit_root(Transaction& transaction) {
   Block* roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots));
   InodeRecord& zero = roots->as<format::Roots>().volume_zero;
+  if (!has_valid_levels(zero)) return fail(ErrorCode::kDamaged, "the root of the inode tables makes no sense");
   if (volume_ == kVolumeZero) return edit_data_fork(zero, LeafKind::kInodes);
   const MapEntry entry = TRY(entry_at(transaction, data_fork(zero, LeafKind::kInodes), table_block(volume_)));
   if (!entry.present()) return fail(ErrorCode::kStale);
   Block* block = TRY(transaction.edit(entry.block(), BlockType::kInodes));
   InodeRecord& record = block->as<format::InodeBlock>().inodes[volume_.value % kInodesPerBlock];
-  if (record.mode == 0) return fail(ErrorCode::kStale);
+  if (record.mode == 0 || !has_valid_levels(record)) return fail(ErrorCode::kStale);
   return edit_data_fork(record, LeafKind::kInodes);
 }
 
@@ -129,6 +137,7 @@ Result<InodeRecord*> InodeTable::edit(Transaction& transaction, InodeNumber inod
   Block* block = TRY(transaction.edit(entry.block(), BlockType::kInodes));
   InodeRecord& record = block->as<format::InodeBlock>().inodes[inode.value % kInodesPerBlock];
   if (record.mode == 0) return fail(ErrorCode::kStale);
+  if (!has_valid_levels(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense");
   return &record;
 }
 

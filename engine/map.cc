@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <unordered_map>
 
 #include "engine/check.h"
 
@@ -138,7 +139,9 @@ class Editor {
     return {};
   }
 
-  Result<std::uint64_t> share(const Fork& from, FileBlock source, Level level, FileRange range) {
+  // `copied`: this level is in a node that this transaction copied, so the nodes below have one reference more than the
+  // reverse map knows of yet.
+  Result<std::uint64_t> share(const Fork& from, FileBlock source, Level level, FileRange range, bool copied = false) {
     const SlotWindow window = slots_in(level, range);
     std::uint64_t done = 0;
     for (std::uint64_t i = window.first; i < window.end && !full(); ++i) {
@@ -154,10 +157,10 @@ class Editor {
         }
       }
       // A slot that the range covers whole was not unshared beforehand (mostly it is replaced, not entered).
-      TRY(copy_if_shared(level.entries[i], level.log512));
+      const bool copy = TRY(copy_if_shared(level.entries[i], level.log512, copied));
       Block* node = TRY(descend(level, i));
       const Level below{node->as<format::MapNode>().data(), kMapFanout, static_cast<std::uint8_t>(level.log512 - 1), slot.first};
-      const std::uint64_t below_done = TRY(share(from, part_source, below, part));
+      const std::uint64_t below_done = TRY(share(from, part_source, below, part, copy));
       tidy(level.entries[i], *node, below.log512);
       done += below_done;
       if (below_done != part.count) break;
@@ -170,7 +173,8 @@ class Editor {
   static constexpr std::uint64_t kMaximumSlots = 1024;
   static constexpr std::uint64_t kMaximumNodes = 32;
   static constexpr std::uint64_t kInlineDrops = 2;
-  bool full() const { return slots_ >= kMaximumSlots || nodes_ >= kMaximumNodes; }
+  // Never before something was done: every transaction makes progress.
+  bool full() const { return shared_ && (slots_ >= kMaximumSlots || nodes_ >= kMaximumNodes); }
 
   // The node below a slot, for editing: the one there, a new one for a hole, or one that spells out a run.
   Result<Block*> descend(Level& level, std::uint64_t i) {
@@ -191,15 +195,17 @@ class Editor {
     return node;
   }
 
-  Result<> copy_if_shared(std::uint64_t& slot, std::uint8_t log512) {
+  // Returns true if it made a copy.
+  Result<bool> copy_if_shared(std::uint64_t& slot, std::uint8_t log512, bool known_shared) {
     const MapEntry entry{slot};
-    if (!entry.present() || !entry.is_node() || TRY(transaction_.references_before(entry.block(), 2)) < 2) return {};
+    if (!entry.present() || !entry.is_node()) return false;
+    if (!known_shared && TRY(transaction_.references_before(entry.block(), 2)) < 2) return false;
     const BlockPtr shared = TRY(transaction_.read(entry.block(), BlockType::kMapNode));
     const BlockNumber copy = TRY(transaction_.allocate(BlockType::kMapNode, log512, fork_.kind));
     *TRY(transaction_.edit(copy, BlockType::kMapNode)) = *shared;
     slot = MapEntry::node(copy).raw;
     slots_ += kMapFanout;
-    return {};
+    return true;
   }
 
   void tidy(std::uint64_t& slot, const Block& node, std::uint8_t log512) {
@@ -220,20 +226,35 @@ class Editor {
     ++slots_;
     TRY(drop(MapEntry{slot}, log512));
     slot = wanted.raw;
-    if (fork_.block_count) *fork_.block_count += TRY(count_leaves(transaction_, wanted, log512, fork_.kind));
+    if (fork_.block_count) *fork_.block_count += TRY(leaves_below(wanted, log512));
+    shared_ = true;
     return {};
   }
 
   // The slot is about to be overwritten. Leaves and small nodes go with the commit; the rest to the graveyard.
   Result<> drop(MapEntry entry, std::uint8_t log512) {
     if (!entry.present()) return {};
-    if (fork_.block_count) *fork_.block_count -= TRY(count_leaves(transaction_, entry, log512, fork_.kind));
+    if (fork_.block_count) *fork_.block_count -= TRY(leaves_below(entry, log512));
     if (!entry.is_node()) return {};
     if (log512 == 1 && fork_.kind != LeafKind::kInodes && inline_drops_ < kInlineDrops) {
       ++inline_drops_;
       return {};
     }
     return graveyard_.bury(transaction_, entry, log512);
+  }
+
+  // A node is counted once, however often the map refers to it: a file may hold one subtree a thousand times.
+  Result<std::uint64_t> leaves_below(MapEntry entry, std::uint8_t log512) {
+    if (!entry.present()) return 0;
+    if (!entry.is_node()) return blocks_spanned(log512);
+    if (const auto it = counted_.find(entry.block().value); it != counted_.end()) return it->second;
+    if (log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+    const BlockPtr node = TRY(transaction_.read(entry.block(), BlockType::kMapNode));
+    std::uint64_t leaves = 0;
+    for (const std::uint64_t raw : node->as<format::MapNode>())
+      leaves += TRY(leaves_below(MapEntry{raw}, static_cast<std::uint8_t>(log512 - 1)));
+    counted_[entry.block().value] = leaves;
+    return leaves;
   }
 
   // What `from` has at `source` as one entry of this level: an entry of that level, part of a larger run, or a hole.
@@ -271,6 +292,8 @@ class Editor {
   ForkEdit fork_;
   Graveyard& graveyard_;
   std::uint64_t slots_ = 0, nodes_ = 0, inline_drops_ = 0;
+  bool shared_ = false;
+  std::unordered_map<std::uint64_t, std::uint64_t> counted_;  // node -> leaves below
 };
 
 Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level& level, FileRange range, Unshare what) {
@@ -349,17 +372,6 @@ Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange r
 
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
   return TRY(first_segment(reader, fork, {block, 1})).entry;
-}
-
-Result<std::uint64_t> count_leaves(BlockReader& reader, MapEntry entry, std::uint8_t log512, LeafKind kind) {
-  if (!entry.present()) return 0;
-  if (!entry.is_node()) return blocks_spanned(log512);
-  if (log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
-  const BlockPtr node = TRY(reader.read(entry.block(), BlockType::kMapNode));
-  std::uint64_t leaves = 0;
-  for (const std::uint64_t raw : node->as<format::MapNode>())
-    leaves += TRY(count_leaves(reader, MapEntry{raw}, static_cast<std::uint8_t>(log512 - 1), kind));
-  return leaves;
 }
 
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {

@@ -66,9 +66,6 @@ Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range
 Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange range);
 // The leaf entry of one block (absent: a hole).
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block);
-// Leaf blocks mapped below an entry of this level (log512 of its span).
-Result<std::uint64_t> count_leaves(BlockReader& reader, MapEntry entry, std::uint8_t log512, format::LeafKind kind);
-
 // --- changing ----------------------------------------------------------------------------------------------------------
 // Where dropped subtrees go that are too big for one transaction.
 class Graveyard {

@@ -78,8 +78,11 @@ Result<> Metadata::load_chunks(BlockNumber first) {
     auto chunk = std::make_unique<Chunk>();
     chunk->next = header->next;
     for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
-      if (static_cast<std::uint8_t>(header->blocks[i].type) >= format::kBlockTypeCount)
-        return fail(ErrorCode::kDamaged, where + ": unknown block type");
+      const BlockDescriptor& block = header->blocks[i];
+      const bool node = block.type == BlockType::kMapNode;
+      if (static_cast<std::uint8_t>(block.type) >= format::kBlockTypeCount ||
+          (node ? block.level < 1 || block.level > format::kMaximumLevel : block.level != 0))
+        return fail(ErrorCode::kDamaged, where + ": a block description makes no sense");
       chunk->descriptors[i] = std::bit_cast<std::uint64_t>(header->blocks[i]);
     }
     for (std::uint64_t i = kChunkPayload; i > 0; --i)  // the lowest block is taken first

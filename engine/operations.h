@@ -38,7 +38,7 @@ class Operations {
   std::uint64_t oldest() const;
 
  private:
-  static constexpr std::size_t kSlots = 64;
+  static constexpr std::size_t kSlots = 256;
   struct alignas(64) Slot {
     std::atomic<std::uint64_t> epoch{0};  // 0: free
   };

@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "engine/check.h"
 
 namespace daxcow {
 
@@ -143,7 +142,7 @@ SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, 
     case BlockType::kInodes:
       return inode_slot(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
     case BlockType::kMapNode:
-      CHECK(node_level >= 1);
+      if (node_level < 1 || node_level > format::kMaximumLevel) return {};
       return {MapEntry{content.as<format::MapNode>()[slot]}, static_cast<std::uint8_t>(node_level - 1)};
     case BlockType::kGraveyard: {
       const MapEntry entry{content.as<format::MapNode>()[slot]};

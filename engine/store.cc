@@ -14,6 +14,7 @@ namespace daxcow {
 
 using format::BlockDescriptor;
 using format::BlockType;
+using format::kChunkBlocks;
 using format::RecordKind;
 using format::ReverseRecord;
 using format::Superblock;
@@ -238,11 +239,28 @@ void Store::take_spare_chunk() {
 
 Result<> Store::add_chunk(TransactionClass transaction_class) {
   reclaim();
+  constexpr int kTries = 8;  // chunks with a bad block in their headers, one after the other
+  for (int i = 0; i < kTries; ++i) {
+    const auto added = TRY(try_add_chunk(transaction_class));
+    if (added) return {};
+  }
+  return fail(ErrorCode::kNoSpace);
+}
+
+// False if the place turned out to be bad, and is out of circulation now.
+Result<bool> Store::try_add_chunk(TransactionClass transaction_class) {
   BlockRun run = space_.allocate_chunk();
   const bool spare = run.count == 0 && transaction_class == TransactionClass::kFreeing && spare_chunk_.count != 0;
   if (spare) run = std::exchange(spare_chunk_, BlockRun{});
   if (run.count == 0) return fail(ErrorCode::kNoSpace);
 
+  for (const BlockNumber header : {run.first, Metadata::mirror_of(run.first)}) {
+    const bool good = medium_->store_zeros(byte_offset(header), kBlockBytes).has_value();
+    if (good && !ledger_.touches(run)) continue;
+    if (!good) ledger_.set(header, 0xff);
+    release_data(run);
+    return false;
+  }
   const auto link = [&]() -> Result<> {
     Block block{};
     auto& header = block.as<format::ChunkHeader>();
@@ -259,13 +277,13 @@ Result<> Store::add_chunk(TransactionClass transaction_class) {
     return transaction.commit();
   };
   if (auto linked = link(); !linked) {
-    space_.release(run);
+    release_data(run);
     if (linked.error().code == ErrorCode::kNeedChunk) return fail(ErrorCode::kNoSpace);
-    return linked;
+    return std::unexpected(linked.error());
   }
   metadata_.add_chunk(run.first);
   if (!spare) take_spare_chunk();
-  return {};
+  return true;
 }
 
 Result<std::uint64_t> Store::take_generation(Transaction& transaction) {
@@ -285,7 +303,7 @@ Result<std::uint64_t> Store::take_generation(Transaction& transaction) {
 
 Store::Reservation& Store::Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
-    if (store_ != nullptr && run_.count != 0) store_->space_.release(run_);
+    if (store_ != nullptr && run_.count != 0) store_->release_data(run_);
     store_ = std::exchange(other.store_, nullptr);
     run_ = other.run_;
   }
@@ -293,35 +311,51 @@ Store::Reservation& Store::Reservation::operator=(Reservation&& other) noexcept 
 }
 
 Store::Reservation::~Reservation() {
-  if (store_ != nullptr && run_.count != 0) store_->space_.release(run_);
+  if (store_ != nullptr && run_.count != 0) store_->release_data(run_);
 }
 
 Result<Store::Reservation> Store::reserve(BlockNumber goal, std::uint64_t wanted) {
-  BlockRun run = space_.allocate(goal, wanted);
-  if (run.count == 0) {
-    const LockGuard guard(mutex);
-    reclaim();
-    run = space_.allocate(goal, wanted);
+  while (true) {
+    BlockRun run = space_.allocate(goal, wanted);
+    if (run.count == 0) {
+      const LockGuard guard(mutex);
+      reclaim();
+      run = space_.allocate(goal, wanted);
+    }
+    if (run.count == 0) return fail(ErrorCode::kNoSpace);
+    if (!ledger_.touches(run)) return Reservation(*this, run);
+    release_data(run);  // keeps the bad blocks out: the next try cannot meet them again
   }
-  if (run.count == 0) return fail(ErrorCode::kNoSpace);
-  return Reservation(*this, run);
+}
+
+bool Store::holds_data(BlockRun run) const {
+  const std::uint64_t last_superblock = superblock_.pool_bytes / kBlockBytes - 1;
+  if (run.count == 0 || run.first == format::kSuperblockPrimary || run.first.value >= last_superblock ||
+      run.count > last_superblock - run.first.value)
+    return false;
+  for (std::uint64_t base = run.first.value / kChunkBlocks * kChunkBlocks; base < run.end().value; base += kChunkBlocks)
+    if (base == format::kJournalChunk.value || metadata_.in_chunk(BlockNumber(base))) return false;
+  return true;
+}
+
+void Store::release_data(BlockRun run) {
+  for (const auto& [bad, mask] : ledger_.in(run)) {
+    if (bad > run.first) space_.release({run.first, bad - run.first});
+    run = {bad + 1, run.end() - (bad + 1)};
+    quarantined({bad, 1});
+  }
+  if (run.count != 0) space_.release(run);
 }
 
 void Store::retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) {
-  std::vector<BlockRun> good;
   std::uint64_t blocks = metadata.size();
-  for (BlockRun run : data) {
-    // Blocks of the ledger do not go back into circulation: the poison thread clears them on the device first.
-    for (const auto& [bad, mask] : ledger_.in(run)) {
-      if (bad > run.first) good.push_back({run.first, bad - run.first});
-      run = {bad + 1, run.end() - (bad + 1)};
-      quarantined({bad, 1});
-    }
-    if (run.count != 0) good.push_back(run);
+  for (const BlockRun& run : data) {
+    blocks += run.count;
+    // The poison thread clears them on the device once nobody looks at them any more.
+    for (const auto& [bad, mask] : ledger_.in(run)) quarantined({bad, 1});
   }
-  for (const BlockRun& run : good) blocks += run.count;
   retired_blocks_.fetch_add(blocks, std::memory_order_relaxed);
-  retired_.push_back({operations_.mark(), std::move(good), std::move(metadata)});
+  retired_.push_back({operations_.mark(), std::move(data), std::move(metadata)});
   if (retired_.size() >= 64) reclaim();
 }
 
@@ -332,7 +366,7 @@ void Store::reclaim() {
     Retired& retired = retired_.front();
     std::uint64_t blocks = retired.metadata.size();
     for (const BlockRun& run : retired.data) {
-      space_.release(run);
+      release_data(run);
       blocks += run.count;
     }
     for (const BlockNumber block : retired.metadata) metadata_.give_back(block);

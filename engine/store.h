@@ -91,6 +91,12 @@ class Store {
   // 1..wanted contiguous blocks near `goal`; kNoSpace. Not under the mutex.
   Result<Reservation> reserve(BlockNumber goal, std::uint64_t wanted) EXCLUDES(mutex);
 
+  // True if the whole run can hold data: inside the pool, and no superblock, journal or metadata chunk. Map entries come
+  // from images that may be hostile: asked before anything is read from or stored to where they point.
+  bool holds_data(BlockRun run) const;
+  // Gives blocks back to the free space; those in the ledger are left to the poison thread.
+  void release_data(BlockRun run);
+
   // Gives freed blocks back to the allocators whose time has come.
   void reclaim() REQUIRES(mutex);
   std::uint64_t retired_blocks() const { return retired_blocks_.load(std::memory_order_relaxed); }
@@ -143,6 +149,7 @@ class Store {
   Result<> recover();
   Result<> scan();
   Result<> add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
+  Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   void take_spare_chunk();
   void retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) REQUIRES(mutex);
 

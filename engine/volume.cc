@@ -166,6 +166,7 @@ Result<> Volume::State::commit_all_times() {
 // --- orphans -----------------------------------------------------------------------------------------------------------
 
 namespace {
+constexpr std::size_t kMaximumGaps = 100'000;  // a list with more of them is long enough to grow at its end
 constexpr std::uint64_t kOrphansPerBlock = kBlockBytes / sizeof(std::uint64_t);
 FileBlock orphan_block(std::uint64_t index) { return FileBlock(index / kOrphansPerBlock); }
 }  // namespace
@@ -209,7 +210,7 @@ Result<> Volume::State::load_orphans() {
   const InodeRecord list = TRY(read_record(format::kOrphansInode));
   const Fork fork = data_fork(list, LeafKind::kOrphans);
   const std::uint64_t blocks = std::min<std::uint64_t>(blocks_for(list.size_bytes), fork.capacity());
-  if (blocks > (1u << 20)) return fail(ErrorCode::kDamaged, "the orphan list is too large");
+  if (blocks > (1u << 13)) return fail(ErrorCode::kDamaged, "the orphan list is too large");
   const LockGuard guard(store.mutex);
   orphan_end = blocks * kOrphansPerBlock;
   for (std::uint64_t b = 0; b < blocks; ++b) {
@@ -220,7 +221,7 @@ Result<> Volume::State::load_orphans() {
       const std::uint64_t inode = block ? block->as<std::array<std::uint64_t, kOrphansPerBlock>>()[i] : 0;
       if (inode != 0)
         orphan_index[inode] = b * kOrphansPerBlock + i;
-      else
+      else if (orphan_gaps.size() < kMaximumGaps)
         orphan_gaps.insert(b * kOrphansPerBlock + i);
     }
   }
@@ -233,7 +234,9 @@ Result<> Volume::State::process_orphans() {
     const LockGuard guard(store.mutex);
     for (const auto& [inode, index] : orphan_index) orphans.push_back(InodeNumber(inode));
   }
-  for (const InodeNumber inode : orphans) TRY(reclaim(inode));
+  // One that cannot be reclaimed now must not keep the others, or the volume, from their use.
+  for (const InodeNumber inode : orphans)
+    if (auto done = reclaim(inode); !done) store.log("reclaiming inode " + std::to_string(inode.value) + ": " + describe(done.error()));
   return {};
 }
 

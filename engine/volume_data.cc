@@ -51,6 +51,9 @@ Result<FileView> view_of(State& state, InodeNumber inode, FileRange range) {
       view.segments.push_back(segment);
       return true;
     }));
+    for (const Segment& segment : view.segments)
+      if (segment.entry.present() && !state.store.holds_data({segment.entry.block(), segment.range.count}))
+        return fail(ErrorCode::kDamaged, "a file's map leads out of the data");
     return view;
   });
 }
@@ -188,6 +191,19 @@ class Writer {
   std::uint64_t generation() const { return state_.sharing_generation.load(std::memory_order_acquire); }
 
   void add(FileRange range, Treatment treatment, MapEntry old) {
+    if (range.count == 0) return;
+    // Bytes behind the end of a file must be zero until the file has grown: its last block is not appended to in place, or
+    // a crash before the size is committed would leave them there.
+    const FileBlock last(view_.record.size_bytes / kBlockBytes);
+    if (treatment == Treatment::kInPlace && offset_ + data_.size() > view_.record.size_bytes && last >= range.first && last < range.end()) {
+      add_checked({range.first, last - range.first}, treatment, old);
+      add_checked({last, range.end() - last}, Treatment::kNew, MapEntry::leaf(old.block() + (last - range.first), false));
+      return;
+    }
+    add_checked(range, treatment, old);
+  }
+
+  void add_checked(FileRange range, Treatment treatment, MapEntry old) {
     if (range.count == 0) return;
     // Bad blocks are never stored to: they get a new one.
     if (treatment != Treatment::kNew && ledger().touches({old.block(), range.count})) {
@@ -347,7 +363,7 @@ class Writer {
         const FileRange piece{whole.first, reservation.run().count};
         auto stored = store_blocks(piece, reservation.run().first);
         if (!stored) {
-          if (stored.error().code == ErrorCode::kPoisoned) state_.store.suspect(reservation.run());
+          if (stored.error().code == ErrorCode::kPoisoned) note_poison(reservation.run());
           return stored;
         }
         pieces_.push_back({piece, MapEntry::leaf(reservation.run().first, false)});
@@ -479,9 +495,19 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes, con
     Block content{};
     const BlockNumber old = view.segments.front().entry.block();
     if (!store.ledger().touches({old, 1}) && store.medium().read(byte_offset(old), std::span(content.bytes).first(tail_bytes))) {
-      reservation = TRY(store.reserve(old, 1));
-      new_tail = reservation.run().first;
-      TRY(store.medium().store(byte_offset(*new_tail), content.bytes));
+      while (!new_tail) {
+        reservation = TRY(store.reserve(old, 1));
+        const BlockNumber block = reservation.run().first;
+        auto stored = store.medium().store(byte_offset(block), content.bytes);
+        if (stored) {
+          new_tail = block;
+        } else if (stored.error().code == ErrorCode::kPoisoned) {
+          store.ledger().set(block, 0xff);  // not handed out again
+          store.suspect({block, 1});
+        } else {
+          return stored;
+        }
+      }
       TRY(store.medium().drain());
     }
   }
@@ -489,7 +515,11 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes, con
   const Timestamp now = current_time();
   TRY(store.run(shrinks ? TransactionClass::kFreeing : TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(own_inode(transaction, state.number))) return Step::kAgain;
-    if (keep != 0 && (shrinks ? TRY(own_data(transaction, state.number, {tail.first, cut.end() - tail.first}, Unshare::kEdges)) : false)) return Step::kAgain;
+    if (keep != 0 && shrinks) {
+      // Each for itself: a node that both together cover whole is still entered for the tail.
+      if (new_tail && TRY(own_data(transaction, state.number, tail, Unshare::kEdges))) return Step::kAgain;
+      if (TRY(own_data(transaction, state.number, cut, Unshare::kEdges))) return Step::kAgain;
+    }
     InodeRecord* record = TRY(table.edit(transaction, state.number));
     const ForkEdit fork = edit_data_fork(*record, LeafKind::kData);
     if (keep == 0) {
@@ -690,20 +720,21 @@ constexpr std::size_t kCountedOwners = 10'000;
 // Fills in owners and ledger of an extent and shortens it to where they may change: at the edge of a reference, of a
 // subtree (which may be shared as a whole), or of a bad block.
 Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
-  const BlockRun run{extent.block, extent.count};
   const auto cut = [&](std::uint64_t count) {
     if (count > 0 && count < extent.count) extent.count = count;
   };
+  if (count_owners) cut(format::kMapFanout - extent.start.value % format::kMapFanout);
+  const BlockRun run{extent.block, extent.count};
   extent.bad = state.store.ledger().mask(extent.block) != 0;
   for (const auto& [bad, mask] : state.store.ledger().in(run)) {
     cut(bad - run.first);
     cut(bad + 1 - run.first);
   }
   if (!count_owners) return {};
-  cut(format::kMapFanout - extent.start.value % format::kMapFanout);
   {
     const LockGuard guard(state.store.mutex);
     TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run, [&](const format::ReverseRecord& record) {
+      if (record.first >= run.first.value + extent.count) return false;  // in ascending order: no other cuts it
       if (record.first > run.first.value) cut(record.first - run.first.value);
       cut(record.first + record.length_blocks - run.first.value);
       return true;

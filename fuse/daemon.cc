@@ -59,7 +59,9 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   PoolOptions pool_options;
   pool_options.cache_bytes = options.cache_bytes;
   pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
-  daemon->pool_ = TRY(Pool::open(std::move(medium), std::move(pool_options)));
+  auto pool = Pool::open(std::move(medium), std::move(pool_options));
+  if (!pool) return fail(pool.error().code, fmt::format("{}: {}", options.pool_path, describe(pool.error())));
+  daemon->pool_ = *std::move(pool);
   const std::string socket = TRY(control_socket_path(options.pool_path));
   Daemon& self = *daemon;
   daemon->notifier_ =

@@ -23,9 +23,10 @@ mkfs.daxcow -q --size 4G pool
 mount.daxcow pool mnt
 
 echo "Making the files..."
-dd if=/dev/zero of=mnt/whole bs=1M count=1024 status=none
-cp --reflink=auto mnt/whole mnt/fragmented
-# Every second block is overwritten while it is shared, so that it moves: 100,000 blocks make 200,000 extents.
+# Every second block is overwritten while it is shared, so that it moves: 100,000 blocks make 200,000 extents. The file that
+# it was shared with goes: sharing splits runs too, and here the two files have nothing in common.
+dd if=/dev/zero of=mnt/base bs=1M count=1024 status=none
+cp --reflink=auto mnt/base mnt/fragmented
 perl -e '
   open(my $file, "+<", "mnt/fragmented") or die "mnt/fragmented: $!";
   for my $i (0 .. 99_999) {
@@ -33,6 +34,9 @@ perl -e '
     syswrite($file, pack("Q", $i) x 512) == 4096 or die "write: $!";
   }
   close($file) or die "close: $!";'
+rm mnt/base
+daxcow settle pool
+dd if=/dev/zero of=mnt/whole bs=1M count=1024 status=none
 extents() { daxcow map --json "$1" | grep -c '"pool_offset_bytes"'; }
 echo "extents of the whole file:      $(extents mnt/whole)"
 echo "extents of the fragmented file: $(extents mnt/fragmented)"
