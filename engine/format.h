@@ -95,9 +95,10 @@ struct ChunkHeader {  // block 0 of a chunk
   std::uint64_t magic;
   std::uint64_t self;  // first block of this chunk
   std::uint64_t next;  // first block of the next chunk, 0 at the last
-  std::uint32_t crc;   // CRC32C of this block with this field zero, seeded with the address
+  std::uint32_t crc;   // CRC32C of this block without this field, seeded with the address (see chunk_header_crc)
   std::uint32_t reserved0;
-  std::array<std::uint8_t, 32> reserved1;
+  std::uint64_t sequence;  // grows with every change: of two good copies the one with the higher counts
+  std::array<std::uint8_t, 24> reserved1;
   std::array<BlockDescriptor, kChunkPayload> blocks;  // of block 1, 2, ... of the chunk
   std::array<std::uint8_t, 4096 - 64 - 8 * kChunkPayload> reserved2;
 };
@@ -154,7 +155,7 @@ enum class InodeFlag : std::uint32_t {
   kInlineSymlink = 1,   // `data` holds the target's bytes
   kVolume = 2,          // an inode of volume 0 whose map is a volume's inode table
   kReadOnlyVolume = 4,  // with kVolume: writable mounts are refused
-  kSnapshot = 8,        // with kVolume: made from the volume in `parent`
+  kSnapshot = 8,        // with kVolume: made from the volume whose number is in `device`
 };
 
 struct InodeRecord {

@@ -42,7 +42,7 @@ struct LazyTimes {
   bool empty() const { return !access && !modification && !change; }
 };
 
-struct InodeState {
+struct InodeState : std::enable_shared_from_this<InodeState> {
   explicit InodeState(InodeNumber inode) : number(inode) {}
   ~InodeState() {
     if (index_total) *index_total -= index_charged;

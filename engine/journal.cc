@@ -1,6 +1,8 @@
 #include "engine/journal.h"
 
+#include <algorithm>
 #include <bit>
+#include <ctime>
 
 #include "engine/check.h"
 #include "engine/checksum.h"
@@ -41,10 +43,13 @@ Result<Journal::Recovered> Journal::recover() {
     return reinterpret_cast<const JournalHeader*>(record.data())->sequence;
   };
   Recovered result;
+  // Numbers start at the time of day, far above what was counted before: a copy that cannot be read now and comes back
+  // later is never taken for the newest.
+  sequence_ = static_cast<std::uint64_t>(std::time(nullptr)) << 24;
   if (!primary && !mirror) return result;
   const bool take_mirror = !primary || (mirror && sequence_of(*mirror) > sequence_of(*primary));
   buffer_ = take_mirror ? std::move(*mirror) : std::move(*primary);
-  sequence_ = sequence_of(buffer_);
+  sequence_ = std::max(sequence_, sequence_of(buffer_));
   if (!medium_.info().read_only) {
     // Equal before anything is applied: else a crash now and a poisoned newer copy would bring the older record back.
     (void)medium_.store(area_offset(!take_mirror), buffer_);  // poison there: one copy is enough
@@ -75,29 +80,35 @@ Result<Journal::Recovered> Journal::recover() {
 }
 
 Result<> Journal::commit(std::span<const JournalChange> changes) {
-  buffer_.resize(sizeof(JournalHeader));
+  staging_.resize(sizeof(JournalHeader));
   for (const JournalChange& change : changes) {
     const JournalGroup group{change.block.value, change.line_mask};
     const auto bytes = std::as_bytes(std::span(&group, 1));
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+    staging_.insert(staging_.end(), bytes.begin(), bytes.end());
     for (std::uint64_t mask = change.line_mask; mask != 0; mask &= mask - 1) {
       const std::byte* line = change.content + static_cast<unsigned>(std::countr_zero(mask)) * kLineBytes;
-      buffer_.insert(buffer_.end(), line, line + kLineBytes);
+      staging_.insert(staging_.end(), line, line + kLineBytes);
     }
   }
-  CHECK(buffer_.size() <= format::kJournalBytes);
+  CHECK(staging_.size() <= format::kJournalBytes);
   JournalHeader header{};
   header.magic = format::kJournalMagic;
   header.sequence = ++sequence_;
-  header.payload_bytes = buffer_.size() - sizeof header;
+  header.payload_bytes = staging_.size() - sizeof header;
   header.group_count = changes.size();
-  header.check = check_of(header, std::span(buffer_).subspan(sizeof header));
-  std::memcpy(buffer_.data(), &header, sizeof header);
-  const bool primary_stored = medium_.store(area_offset(false), buffer_).has_value();
-  const bool mirror_stored = medium_.store(area_offset(true), buffer_).has_value();
+  header.check = check_of(header, std::span(staging_).subspan(sizeof header));
+  std::memcpy(staging_.data(), &header, sizeof header);
+  unsigned stored = 0;
+  for (const bool mirror : {false, true}) {
+    if (medium_.store(area_offset(mirror), staging_))
+      ++stored;
+    else
+      failed_copies_.push_back({BlockNumber(area_offset(mirror) / kBlockBytes), blocks_for(staging_.size())});
+  }
   const auto drained = medium_.drain();
-  if (drained && (primary_stored || mirror_stored)) {
-    bytes_written_ += buffer_.size();
+  if (drained && stored != 0) {
+    bytes_written_ += staging_.size();
+    buffer_.swap(staging_);
     return {};
   }
   // Nobody may find this record later: part of it may have reached the medium.

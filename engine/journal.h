@@ -10,6 +10,7 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/block.h"
@@ -33,9 +34,8 @@ class Journal {
   // same medium is never taken for one of this.
   Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
 
-  // Calls apply for each change of the newest valid record, after making both copies equal (unless the medium is
-  // read-only). `content` of the change is laid out so that masked lines are at their place. Returns false if there is
-  // no record. kDamaged if a record that verifies makes no sense.
+  // The newest valid record, after both copies were made equal (unless the medium is read-only). kDamaged if a record that
+  // verifies makes no sense.
   struct Recovered {
     bool found = false;
     std::vector<std::pair<BlockNumber, std::uint64_t>> groups;
@@ -48,11 +48,15 @@ class Journal {
     return groups * sizeof(format::JournalGroup) + lines * kLineBytes <= format::kJournalPayloadBytes;
   }
   // Writes the next record to both copies and drains: when it returns without error the changes are committed. One good
-  // copy is enough. On an error both copies are invalid and nothing is committed. Under the transaction mutex.
+  // copy is enough. On an error both copies were invalidated, as far as they can be written, and nothing is committed.
+  // Under the transaction mutex.
   Result<> commit(std::span<const JournalChange> changes);
 
   // Rewrites what is in the area of `copy` from the other one (after the device was cleared). Under the transaction mutex.
   Result<> rewrite_copy(bool mirror);
+
+  // The areas whose last record could not be stored, once each time: one copy is left.
+  std::vector<BlockRun> take_failed_copies() { return std::exchange(failed_copies_, {}); }
 
   std::uint64_t bytes_written() const { return bytes_written_; }
   BlockNumber first() const { return first_; }
@@ -67,7 +71,9 @@ class Journal {
   std::uint64_t seed_;
   std::uint64_t sequence_ = 0;
   std::uint64_t bytes_written_ = 0;
-  std::vector<std::byte> buffer_;  // the record last written, header included
+  std::vector<std::byte> buffer_;   // the newest record that was committed, header included
+  std::vector<std::byte> staging_;  // the record being written
+  std::vector<BlockRun> failed_copies_;
 };
 
 }  // namespace daxcow

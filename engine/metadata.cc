@@ -72,11 +72,15 @@ Result<> Metadata::load_chunks(BlockNumber first) {
       return fail(ErrorCode::kDamaged, where + ": outside of the pool");
     if (chunk_of(base) != nullptr) return fail(ErrorCode::kDamaged, where + ": the chain of chunks runs in a circle");
     auto header = read_header(base, Copy::kPrimary);
-    const bool primary_good = header.has_value();
-    if (!primary_good) header = read_header(base, Copy::kMirror);
+    auto mirror = read_header(base, Copy::kMirror);
+    // A copy that could not be written once and can be read again is good but old.
+    const bool primary_good = header && (!mirror || header->sequence >= mirror->sequence);
+    const bool mirror_good = mirror && (!header || mirror->sequence >= header->sequence);
+    if (!primary_good) header = std::move(mirror);
     if (!header) return fail(ErrorCode::kDamaged, where + ": both copies of its header are damaged; run fsck.daxcow");
     auto chunk = std::make_unique<Chunk>();
     chunk->next = header->next;
+    chunk->sequence = header->sequence;
     for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
       const BlockDescriptor& block = header->blocks[i];
       const bool node = block.type == BlockType::kMapNode;
@@ -90,6 +94,7 @@ Result<> Metadata::load_chunks(BlockNumber first) {
     chunks_[base.value / kChunkBlocks].store(chunk.release(), std::memory_order_release);
     chunk_list_.push_back(base);
     if (!primary_good && on_bad_copy_) on_bad_copy_(BadCopy{base, Copy::kPrimary});
+    if (!mirror_good && on_bad_copy_) on_bad_copy_(BadCopy{base, Copy::kMirror});
     base = BlockNumber(header->next);
   }
   return {};
@@ -104,6 +109,8 @@ void Metadata::add_chunk(BlockNumber base) {
   for (std::uint64_t i = kChunkPayload; i > 0; --i) free_.push_back(base.value + i);
 }
 
+void Metadata::set_header_sequence(BlockNumber base, std::uint64_t sequence) { chunk_of(base)->sequence = sequence; }
+
 void Metadata::set_next_chunk(BlockNumber base, BlockNumber next) { chunk_of(base)->next = next.value; }
 
 void Metadata::make_header(BlockNumber base, ChunkHeader& header) const {
@@ -113,6 +120,7 @@ void Metadata::make_header(BlockNumber base, ChunkHeader& header) const {
   header.magic = format::kChunkMagic;
   header.self = base.value;
   header.next = chunk->next.load(std::memory_order_relaxed);
+  header.sequence = chunk->sequence.load(std::memory_order_relaxed);
   for (std::uint64_t i = 0; i < kChunkPayload; ++i)
     header.blocks[i] = std::bit_cast<BlockDescriptor>(chunk->descriptors[i].load(std::memory_order_relaxed));
   header.crc = chunk_header_crc(header);

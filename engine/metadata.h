@@ -49,6 +49,7 @@ class Metadata final : public BlockReader {
   // The header block of a chunk as it has to be on the medium now, CRC included.
   void make_header(BlockNumber base, format::ChunkHeader& header) const;
   void set_next_chunk(BlockNumber base, BlockNumber next);
+  void set_header_sequence(BlockNumber base, std::uint64_t sequence);
 
   // True for every block of a chunk: header, primary or mirror.
   bool in_chunk(BlockNumber block) const { return chunk_of(block) != nullptr; }
@@ -85,6 +86,7 @@ class Metadata final : public BlockReader {
  private:
   struct Chunk {
     std::atomic<std::uint64_t> next{0};
+    std::atomic<std::uint64_t> sequence{0};
     std::array<std::atomic<std::uint64_t>, format::kChunkPayload> descriptors;
   };
   struct Entry {

@@ -137,12 +137,18 @@ Result<> Pool::State::remove_entry(std::string_view name) {
 }
 
 void Pool::State::unmount(std::shared_ptr<Volume> volume) {
-  {
-    const std::lock_guard guard(mounted_mutex);
-    mounted_volumes.erase(volume->number().value);
+  // Two states of one volume must never be at work, and the next mount makes a new one: so it stays mounted until those who
+  // borrowed it have given it back.
+  while (true) {
+    {
+      const std::lock_guard guard(mounted_mutex);
+      if (volume.use_count() == 2) {  // this pointer and the table's
+        mounted_volumes.erase(volume->number().value);
+        return;
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
-  // Two states of one volume must never be at work: the next mount makes a new one.
-  while (volume.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 // --- the façade --------------------------------------------------------------------------------------------------------

@@ -212,6 +212,7 @@ Result<> Store::run(TransactionClass transaction_class, FunctionRef<Result<Step>
 
 Result<> Store::run_locked(TransactionClass transaction_class, FunctionRef<Result<Step>(Transaction&)> body) {
   if (read_only()) return fail(ErrorCode::kReadOnly);
+  if (failed_) return fail(ErrorCode::kIo, "the pool cannot be written any more; unmount it");
   constexpr int kMaximumChunks = 8;  // more than any single transaction can need
   for (int added = 0;;) {
     Error error{};

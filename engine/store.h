@@ -165,6 +165,7 @@ class Store {
   EventLog events_;
   std::atomic<std::uint64_t> commit_sequence_{0};  // odd while versions are being published
   std::atomic<std::uint64_t> transactions_{0};
+  std::atomic<bool> failed_{false};  // a change could not be brought home
   struct Retired {
     std::uint64_t mark;
     std::vector<BlockRun> data;

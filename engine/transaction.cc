@@ -45,6 +45,7 @@ Transaction::Transaction(Store& store, TransactionClass transaction_class) : sto
 
 Transaction::~Transaction() {
   if (!done_) abort();
+  for (const BlockNumber block : withheld_) store_.metadata_.give_back(block);
 }
 
 void Transaction::abort() {
@@ -81,10 +82,16 @@ Result<Block*> Transaction::edit(BlockNumber block, BlockType type) {
 }
 
 Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, format::LeafKind leaf_kind) {
-  if (class_ == TransactionClass::kNormal && store_.metadata_.free_count() <= Store::kReserveBlocks)
-    return fail(ErrorCode::kNeedChunk);
-  const auto block = store_.metadata_.take_free();
-  if (!block) return fail(ErrorCode::kNeedChunk);
+  std::optional<BlockNumber> block;
+  while (!block) {
+    if (class_ == TransactionClass::kNormal && store_.metadata_.free_count() <= Store::kReserveBlocks)
+      return fail(ErrorCode::kNeedChunk);
+    block = store_.metadata_.take_free();
+    if (!block) return fail(ErrorCode::kNeedChunk);
+    if (!store_.ledger_.touches({*block, 1}) && !store_.ledger_.touches({Metadata::mirror_of(*block), 1})) break;
+    withheld_.push_back(*block);  // one of its copies is bad: not now
+    block.reset();
+  }
   new_blocks_.push_back(*block);
   Dirty dirty;
   dirty.copy = std::make_shared<Block>();
@@ -160,10 +167,12 @@ Result<> Transaction::commit() {
   if (!Journal::fits(changes.size(), lines)) return fail(ErrorCode::kTooBig, "a transaction does not fit the journal");
   if (changes.empty()) {  // nothing differs: no reader need look again
     abort();
+    for (const auto& action : on_commit_) action();
     return {};
   }
   TRY(write_new_blocks());
   TRY(store_.journal_.commit(changes));
+  for (const BlockRun& run : store_.journal_.take_failed_copies()) store_.suspect(run);
   publish();
   return {};
 }
@@ -261,8 +270,11 @@ void Transaction::make_headers() {
     header.line_mask |= 1ull << ((offsetof(format::ChunkHeader, blocks) + index * sizeof(BlockDescriptor)) / kLineBytes);
   }
   if (linked_chunk_.second.value != 0) header_of(linked_chunk_.first).content->as<format::ChunkHeader>().next = linked_chunk_.second.value;
-  for (auto& [base, header] : headers_)
-    header.content->as<format::ChunkHeader>().crc = chunk_header_crc(header.content->as<format::ChunkHeader>());
+  for (auto& [base, header] : headers_) {
+    auto& content = header.content->as<format::ChunkHeader>();
+    ++content.sequence;
+    content.crc = chunk_header_crc(content);
+  }
 }
 
 // Blocks that nothing refers to yet need no journal: they only have to be there before the record that hooks them up.
@@ -303,7 +315,11 @@ void Transaction::write_home() {
   for (const auto& [block, dirty] : dirty_)
     if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0) write_lines(BlockNumber(block), dirty.line_mask, dirty.copy->bytes);
   for (const auto& [block, header] : headers_) write_lines(BlockNumber(block), header.line_mask, header.content->bytes);
-  if (const auto drained = store_.medium().drain(); !drained) store_.log("draining the pool failed: " + describe(drained.error()));
+  if (const auto drained = store_.medium().drain(); !drained) {
+    // The journal's record is the only safe copy of this change now: nothing may overwrite it. The next open applies it.
+    store_.failed_ = true;
+    store_.log("the pool cannot be written any more, unmount it: " + describe(drained.error()));
+  }
 }
 
 void Transaction::publish() {
@@ -326,6 +342,8 @@ void Transaction::publish() {
     }
     metadata.publish_descriptor(BlockNumber(block), dirty.descriptor);
   }
+  for (const auto& [base, header] : headers_)
+    metadata.set_header_sequence(BlockNumber(base), header.content->as<format::ChunkHeader>().sequence);
   if (linked_chunk_.second.value != 0) metadata.set_next_chunk(linked_chunk_.first, linked_chunk_.second);
   for (const auto& [block, mask] : ledger_changes_) store_.ledger_.set(block, mask);
   store_.commit_sequence_.fetch_add(1, std::memory_order_acq_rel);
@@ -337,6 +355,7 @@ void Transaction::publish() {
   store_.transactions_.fetch_add(1, std::memory_order_relaxed);
   if (!freed_metadata.empty() || !freed_data_.empty()) store_.retire(united(std::move(freed_data_)), std::move(freed_metadata));
   done_ = true;
+  for (const auto& action : on_commit_) action();
 }
 
 }  // namespace daxcow

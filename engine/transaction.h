@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <utility>
@@ -55,6 +56,9 @@ class Transaction final : public BlockEditor {
   // Hooks a new chunk behind the last one.
   void link_chunk(BlockNumber last, BlockNumber next) { linked_chunk_ = {last, next}; }
 
+  // Runs after the commit, still under the mutex; not at all when the transaction is aborted.
+  void on_commit(std::function<void()> action) { on_commit_.push_back(std::move(action)); }
+
   Store& store() { return store_; }
 
  private:
@@ -84,6 +88,8 @@ class Transaction final : public BlockEditor {
   TransactionClass class_;
   std::map<std::uint64_t, Dirty> dirty_;
   std::vector<BlockNumber> new_blocks_;
+  std::vector<BlockNumber> withheld_;
+  std::vector<std::function<void()>> on_commit_;
   std::vector<BlockRun> freed_data_;
   std::vector<std::pair<BlockNumber, std::uint8_t>> ledger_changes_;
   std::pair<BlockNumber, BlockNumber> linked_chunk_{};

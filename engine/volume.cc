@@ -86,8 +86,8 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
-  const auto apply = [&](InodeRecord& record) {
-    state.take_times(*held, record);
+  const auto apply = [&](Transaction& transaction, InodeRecord& record) {
+    state.take_times(transaction, *held, record);
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
     if (change.gid) record.gid = *change.gid;
@@ -104,7 +104,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   } else {
     TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state.own_inode(transaction, inode))) return Step::kAgain;
-      apply(*TRY(state.table.edit(transaction, inode)));
+      apply(transaction, *TRY(state.table.edit(transaction, inode)));
       return Step::kDone;
     }));
   }
@@ -128,33 +128,37 @@ Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber
 
 // --- times -------------------------------------------------------------------------------------------------------------
 
-void Volume::State::take_times(InodeState& state, InodeRecord& record) {
-  // They stay in the state too until commit_times(): the transaction may still be aborted.
-  const std::lock_guard guard(state.times_mutex);
-  if (state.times.access) set_time(record, kAccess, *state.times.access);
-  if (state.times.modification) set_time(record, kModification, *state.times.modification);
-  if (state.times.change) set_time(record, kChange, *state.times.change);
-  state.times = {};
-}
-
-Result<> Volume::State::commit_times(InodeState& state) {
-  if (read_only) return {};
+void Volume::State::take_times(Transaction& transaction, InodeState& state, InodeRecord& record) {
   LazyTimes times;
   {
     const std::lock_guard guard(state.times_mutex);
     times = state.times;
   }
-  if (times.empty()) return {};
+  if (times.empty()) return;
+  if (times.access) set_time(record, kAccess, *times.access);
+  if (times.modification) set_time(record, kModification, *times.modification);
+  if (times.change) set_time(record, kChange, *times.change);
+  // They are looked up in the state until the record has them.
+  transaction.on_commit([held = state.shared_from_this(), times] {
+    const std::lock_guard guard(held->times_mutex);
+    if (held->times.access == times.access) held->times.access.reset();
+    if (held->times.modification == times.modification) held->times.modification.reset();
+    if (held->times.change == times.change) held->times.change.reset();
+  });
+}
+
+Result<> Volume::State::commit_times(InodeState& state) {
+  if (read_only) return {};
+  {
+    const std::lock_guard guard(state.times_mutex);
+    if (state.times.empty()) return {};
+  }
   auto done = store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(own_inode(transaction, state.number))) return Step::kAgain;
-    take_times(state, *TRY(table.edit(transaction, state.number)));
+    take_times(transaction, state, *TRY(table.edit(transaction, state.number)));
     return Step::kDone;
   });
-  if (done || done.error().code == ErrorCode::kStale) return {};
-  const std::lock_guard guard(state.times_mutex);  // newer ones win
-  if (!state.times.access) state.times.access = times.access;
-  if (!state.times.modification) state.times.modification = times.modification;
-  if (!state.times.change) state.times.change = times.change;
+  if (!done && done.error().code == ErrorCode::kStale) return {};
   return done;
 }
 

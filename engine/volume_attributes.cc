@@ -47,7 +47,7 @@ Result<> change_attributes(State& state, InodeNumber inode, TransactionClass tra
     AttributeList list = TRY(AttributeList::read(transaction, *record));
     TRY(change(list));
     TRY(list.write(transaction, *record, state.services.graveyard));
-    state.take_times(*held, *record);
+    state.take_times(transaction, *held, *record);
     set_time(*record, kChange, current_time());
     return Step::kDone;
   });

@@ -59,9 +59,9 @@ class Clone {
   }
 
  private:
-  void finish(InodeRecord& record, std::uint64_t end) {
+  void finish(Transaction& transaction, InodeRecord& record, std::uint64_t end) {
     record.size_bytes = std::max(record.size_bytes, end);
-    to_volume_.take_times(to_, record);
+    to_volume_.take_times(transaction, to_, record);
     const Timestamp now = current_time();
     set_time(record, kModification, now);
     set_time(record, kChange, now);
@@ -76,7 +76,7 @@ class Clone {
       for (std::size_t i = 0; i < source.data.size(); ++i) record->data[i] = MapEntry{source.data[i]}.plain().raw;
       record->data_level = source.data_level;
       record->block_count = source.block_count;
-      finish(*record, source.size_bytes);
+      finish(transaction, *record, source.size_bytes);
       return Step::kDone;
     });
   }
@@ -94,7 +94,7 @@ class Clone {
         const Fork from = data_fork(TRY(from_volume_.table.read(transaction, from_.number)), LeafKind::kData);
         InodeRecord* record = TRY(to_volume_.table.edit(transaction, to_.number));
         step = TRY(share(transaction, from, source + done, edit_data_fork(*record, LeafKind::kData), rest, to_volume_.services.graveyard));
-        finish(*record, std::min(end_bytes, byte_offset(rest.first + step)));
+        finish(transaction, *record, std::min(end_bytes, byte_offset(rest.first + step)));
         return Step::kDone;
       });
       if (!shared) {

@@ -422,7 +422,7 @@ class Writer {
       const ForkEdit fork = edit_data_fork(*record, LeafKind::kData);
       for (const Segment& piece : pieces_) TRY(assign(transaction, fork, piece.range, piece.entry.block(), false, state_.services.graveyard));
       record->size_bytes = std::max(record->size_bytes, end);
-      state_.take_times(held_, *record);
+      state_.take_times(transaction, held_, *record);
       set_time(*record, kModification, now);
       set_time(*record, kChange, now);
       if (kills) kill_set_id(*record);
@@ -481,7 +481,8 @@ Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const 
 
 // --- truncation --------------------------------------------------------------------------------------------------------
 
-Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes, const std::function<void(InodeRecord&)>& also) {
+Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,
+                              const std::function<void(Transaction&, InodeRecord&)>& also) {
   if (size_bytes > format::kMaximumFileBytes) return fail(ErrorCode::kFileTooBig);
   const std::uint64_t keep = blocks_for(size_bytes), tail_bytes = size_bytes % kBlockBytes;
   const FileRange tail{FileBlock(tail_bytes ? keep - 1 : keep), tail_bytes ? 1u : 0u};
@@ -530,10 +531,10 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes, con
       TRY(clear(transaction, fork, cut, services.graveyard));
     }
     record->size_bytes = size_bytes;
-    take_times(state, *record);
+    take_times(transaction, state, *record);
     set_time(*record, kModification, now);
     set_time(*record, kChange, now);
-    also(*record);
+    also(transaction, *record);
     return Step::kDone;
   }));
   if (new_tail) reservation.keep();
@@ -584,7 +585,7 @@ Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
     if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, range, Unshare::kEdges))) return Step::kAgain;
     InodeRecord* record = TRY(state.table.edit(transaction, held.number));
     TRY(clear(transaction, edit_data_fork(*record, LeafKind::kData), range, state.services.graveyard));
-    state.take_times(held, *record);
+    state.take_times(transaction, held, *record);
     set_time(*record, kModification, current_time());
     set_time(*record, kChange, current_time());
     return Step::kDone;
@@ -647,7 +648,7 @@ Result<> grow(State& state, InodeState& held, std::uint64_t size_bytes, bool kee
   return state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(state.own_inode(transaction, held.number))) return Step::kAgain;
     InodeRecord* record = TRY(state.table.edit(transaction, held.number));
-    state.take_times(held, *record);
+    state.take_times(transaction, held, *record);
     if (!keep_size && size_bytes > record->size_bytes) {
       record->size_bytes = size_bytes;
       set_time(*record, kModification, current_time());

@@ -37,8 +37,8 @@ Result<InodeRecord*> edit_directory(State& state, Transaction& transaction, Inod
   return record;
 }
 
-void touch(State& state, InodeState& directory, InodeRecord& record, Timestamp now) {
-  state.take_times(directory, record);
+void touch(State& state, Transaction& transaction, InodeState& directory, InodeRecord& record, Timestamp now) {
+  state.take_times(transaction, directory, record);
   set_time(record, kModification, now);
   set_time(record, kChange, now);
 }
@@ -54,7 +54,7 @@ Result<Removal> drop_name(State& state, Transaction& transaction, InodeNumber in
                           Timestamp now) {
   InodeRecord* record = TRY(state.table.edit(transaction, inode));
   if (record->link_count == 0) return fail(ErrorCode::kDamaged, "a directory entry leads to an inode without links");
-  if (const auto held = state.inodes.find(inode)) state.take_times(*held, *record);
+  if (const auto held = state.inodes.find(inode)) state.take_times(transaction, *held, *record);
   TRY(state.remove_parent(transaction, *record, directory, position));
   record->link_count = is_directory(*record) ? 0 : record->link_count - 1;
   set_time(*record, kChange, now);
@@ -271,7 +271,7 @@ Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, 
     TRY(state.table.note_used(transaction, made));
     TRY(write_entry(transaction, *parent, position, name, made, type_bits(wanted.mode), state.services.graveyard));
     if (S_ISDIR(wanted.mode)) ++parent->link_count;
-    touch(state, *held, *parent, now);
+    touch(state, transaction, *held, *parent, now);
     result = *record;
     return Step::kDone;
   }));
@@ -305,11 +305,11 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
     if (record->link_count >= kMaximumLinks) return fail(ErrorCode::kTooManyLinks);
     if (record->link_count == 0) return fail(ErrorCode::kNotFound);
     ++record->link_count;
-    if (const auto target = state.inodes.find(inode)) state.take_times(*target, *record);
+    if (const auto target = state.inodes.find(inode)) state.take_times(transaction, *target, *record);
     set_time(*record, kChange, now);
     TRY(state.add_parent(transaction, *record, directory, position));
     TRY(write_entry(transaction, *parent, position, name, inode, type_bits(record->mode), state.services.graveyard));
-    touch(state, *held, *parent, now);
+    touch(state, transaction, *held, *parent, now);
     result = *record;
     return Step::kDone;
   }));
@@ -353,7 +353,7 @@ Result<> remove_entry(State& state, InodeNumber directory, std::string_view name
         return Step::kAgain;
       TRY(erase_entry(transaction, *parent, entry.position, state.services.graveyard));
       if (kind == RemoveKind::kDirectory) --parent->link_count;
-      touch(state, *held, *parent, now);
+      touch(state, transaction, *held, *parent, now);
       removal = TRY(drop_name(state, transaction, entry.inode, directory, entry.position, now));
       return Step::kDone;
     }));
@@ -426,8 +426,8 @@ class Rename {
     if (nothing_) return Step::kDone;
     if (TRY(own_all(transaction))) return Step::kAgain;
     const Timestamp now = current_time();
-    touch(state_, *from_.held, *from_parent, now);
-    touch(state_, *to_.held, *to_parent, now);
+    touch(state_, transaction, *from_.held, *from_parent, now);
+    touch(state_, transaction, *to_.held, *to_parent, now);
     if (mode_ == RenameMode::kExchange) {
       TRY(exchange(transaction, *from_parent, *to_parent, now));
     } else {
@@ -473,7 +473,7 @@ class Rename {
   Result<> reparent(Transaction& transaction, InodeNumber inode, InodeNumber old_directory, DirectoryPosition old_position,
                     InodeNumber new_directory, DirectoryPosition new_position, Timestamp now) {
     InodeRecord* record = TRY(state_.table.edit(transaction, inode));
-    if (const auto held = state_.inodes.find(inode)) state_.take_times(*held, *record);
+    if (const auto held = state_.inodes.find(inode)) state_.take_times(transaction, *held, *record);
     set_time(*record, kChange, now);
     if (record->parent == old_directory.value && record->parent_cookie == old_position) {
       record->parent = new_directory.value;

@@ -94,7 +94,7 @@ struct Volume::State {
     return own_data(transaction, inode, {block_of(position), 1});
   }
   // Lazy times of the inode go into the record that is being changed anyway.
-  void take_times(InodeState& state, format::InodeRecord& record);
+  void take_times(Transaction& transaction, InodeState& state, format::InodeRecord& record);
   // The parent links of an inode.
   Result<> add_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
   Result<> remove_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
@@ -124,7 +124,7 @@ struct Volume::State {
 
   // --- data, with the inode's lock held exclusively -----------------------------------------------------------------------
   Result<> write_locked(InodeState& state, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
-  Result<> truncate_locked(InodeState& state, std::uint64_t size_bytes, const std::function<void(format::InodeRecord&)>& also);
+  Result<> truncate_locked(InodeState& state, std::uint64_t size_bytes, const std::function<void(Transaction&, format::InodeRecord&)>& also);
   Result<> allocate_locked(InodeState& state, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
   Result<std::uint64_t> read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
 };
