@@ -128,6 +128,7 @@ class Store {
   // The chunk that is kept aside for freeing and healing is neither free nor in use. It is given up when a block of it
   // goes bad, so that the block can be taken out of the free space, and renewed afterwards.
   bool in_spare_chunk(BlockNumber block) const REQUIRES(mutex) { return spare_chunk_.contains(block); }
+  std::uint64_t spare_blocks() const REQUIRES(mutex) { return spare_chunk_.count; }
   void give_up_spare_chunk() REQUIRES(mutex) {
     if (spare_chunk_.count != 0) space_.release(std::exchange(spare_chunk_, BlockRun{}));
   }

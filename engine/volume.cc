@@ -354,10 +354,10 @@ Result<VolumeStatistics> Volume::statistics() {
   const std::uint64_t metadata_free = state.store.metadata().free_count();
   const std::uint64_t usable = metadata_free > Store::kReserveBlocks ? metadata_free - Store::kReserveBlocks : 0;
   statistics.blocks = state.store.superblock().pool_bytes / kBlockBytes;
-  statistics.free_blocks = state.store.space().free_blocks() + state.store.retired_blocks();
-  statistics.available_blocks = statistics.free_blocks;
+  statistics.available_blocks = state.store.space().free_blocks() + state.store.retired_blocks();
+  statistics.free_blocks = statistics.available_blocks + state.store.spare_blocks();  // as the checker counts
   // Inodes are made on demand: half of the free space as chunks with their mirrors would hold this many.
-  statistics.free_inodes = (usable + statistics.free_blocks / 4) * format::kInodesPerBlock;
+  statistics.free_inodes = (usable + statistics.available_blocks / 4) * format::kInodesPerBlock;
   statistics.inodes = statistics.free_inodes + state.store.metadata().block_count() * format::kInodesPerBlock;
   statistics.name_bytes = format::kMaximumNameBytes;
   return statistics;

@@ -77,8 +77,7 @@ Daemon::~Daemon() {
   pool_.reset();
 }
 
-// --- requests
-// ------------------------------------------------------------------------------------------------------------
+// --- requests --------------------------------------------------------------------------------------------------------
 
 // One connection, and the session that it has prepared but not yet started.
 class Daemon::Conversation {
@@ -257,8 +256,7 @@ void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offs
   if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
 }
 
-// --- life
-// ----------------------------------------------------------------------------------------------------------------
+// --- life ------------------------------------------------------------------------------------------------------------
 
 void Daemon::wake() {
   const std::uint64_t one = 1;

@@ -49,9 +49,22 @@ rc::Gen<std::uint64_t> lengths() {
                         rc::gen::just(std::uint64_t{kMiB}), rc::gen::just(std::uint64_t{2 * kMiB + 4096}));
 }
 
+// Data and sharing most of all: that is where one file can reach into another.
+rc::Gen<int> actions() {
+  std::vector<int> weighted;
+  for (int action = 0; action < static_cast<int>(Action::kActionCount); ++action)
+    weighted.insert(weighted.end(), action <= static_cast<int>(Action::kCloneFile) ? 6 : action == static_cast<int>(Action::kSnapshot) ? 3 : 1, action);
+  return rc::gen::elementOf(weighted);
+}
+
+// The files that are there from the beginning, mostly.
+rc::Gen<unsigned> files() {
+  return rc::gen::weightedOneOf<unsigned>({{3, rc::gen::element(0u, 1u, 3u, 5u)}, {1, rc::gen::inRange(0u, 12u)}});
+}
+
 rc::Gen<Command> commands() {
-  return rc::gen::build<Command>(rc::gen::set(&Command::action, rc::gen::inRange(0, static_cast<int>(Action::kActionCount))),
-                                 rc::gen::set(&Command::file, rc::gen::inRange(0u, 12u)), rc::gen::set(&Command::other, rc::gen::inRange(0u, 12u)),
+  return rc::gen::build<Command>(rc::gen::set(&Command::action, actions()), rc::gen::set(&Command::file, files()),
+                                 rc::gen::set(&Command::other, files()),
                                  rc::gen::set(&Command::volume, rc::gen::inRange(0u, 4u)), rc::gen::set(&Command::offset, offsets()),
                                  rc::gen::set(&Command::length, lengths()), rc::gen::set(&Command::other_offset, offsets()));
 }

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 
+#include "engine/checksum.h"
 #include "engine/medium_pmem2.h"
 #include "test/catch.h"
 #include "test/temporary_directory.h"
@@ -127,22 +129,69 @@ TEST_CASE("A pool that is in use is refused") {
   check_works(tools, "fsck.daxcow pool", "clean");
 }
 
+// Makes the pool one of another format, with good checksums.
+void make_foreign(const std::string& path) {
+  auto medium = need(open_pmem2_medium(path, {}));
+  format::Superblock superblock;
+  const auto bytes = std::as_writable_bytes(std::span(&superblock, 1));
+  need(medium->read(0, bytes));
+  superblock.major = format::kFormatMajor + 1;
+  superblock.crc = superblock_crc(superblock);
+  need(medium->store(0, bytes));
+  need(medium->store(medium->size_bytes() - kBlockBytes, bytes));
+  need(medium->drain());
+}
+
 TEST_CASE("What is not a pool, or not a whole one, is refused by every tool") {
   Tools tools;
   check_works(tools, "mkfs.daxcow --size 32M pool");
-  REQUIRE(
-      tools
-          .run("truncate -s 32M zeros; head -c 32M /dev/urandom >noise; : >empty; cp pool short; truncate -s 20M short;"
-               "cp pool other; printf '\\377' | dd of=other bs=1 seek=8 conv=notrunc;"
-               "printf '\\377' | dd of=other bs=1 seek=$((32 * 1048576 - 4096 + 8)) conv=notrunc")
-          .exit_code == 0);
-  for (const std::string file : {"zeros", "noise", "empty", "short", "other", "missing", ".", "/dev/null"}) {
-    check_refused(tools, "fsck.daxcow " + file, 8, file);
+  const auto check_refused_by_daxcow = [&](const std::string& file, const std::string& why) {
     for (const std::string command :
          {"daxcow stat ", "daxcow volume list ", "daxcow poison list ", "daxcow scrub ", "daxcow events "})
-      check_refused(tools, command + file, 1, file);
-    check_refused(tools, "daxcow owners " + file + " 0", 1, file);
-    check_refused(tools, "daxcow snapshot " + file + " main copy", 1, file);
+      check_refused(tools, command + file, 1, command == "daxcow events " ? file : file + ": " + why);
+    check_refused(tools, "daxcow owners " + file + " 0", 1, file + ": " + why);
+    check_refused(tools, "daxcow snapshot " + file + " main copy", 1, file + ": " + why);
+  };
+  SECTION("not a pool") {
+    REQUIRE(
+        tools.run("truncate -s 32M zeros; head -c 32M /dev/urandom >noise; head -c 99 /dev/urandom >tiny").exit_code ==
+        0);
+    for (const std::string file : {"zeros", "noise", "tiny"}) {
+      check_refused(tools, "fsck.daxcow " + file, 8, file);
+      check_refused_by_daxcow(file, "not a daxcow pool");
+    }
+  }
+  SECTION("not a file that could be one") {
+    REQUIRE(tools.run(": >empty; ln -s nowhere dangling; mkfifo pipe").exit_code == 0);
+    for (const std::string file : {"empty", "missing", "dangling", "missing/pool", ".", "/dev/null", "pipe"}) {
+      check_refused(tools, "fsck.daxcow " + file, 8, file);
+      for (const std::string command : {"daxcow stat ", "daxcow scrub "}) check_refused(tools, command + file, 1, file);
+    }
+  }
+  SECTION("of another version") {
+    REQUIRE(tools.run("cp pool foreign").exit_code == 0);
+    make_foreign(tools.path("foreign"));
+    check_refused(tools, "fsck.daxcow foreign", 8, "pool format 2.");
+    check_refused_by_daxcow("foreign", "pool format 2.");
+    check_refused(tools, "mkfs.daxcow foreign", 1, "is a pool already");
+  }
+  // What was a pool is checked, and found wanting.
+  SECTION("truncated") {
+    REQUIRE(tools.run("cp pool short; truncate -s 20M short").exit_code == 0);
+    const Outcome checked = tools.run("fsck.daxcow short");
+    CHECK(checked.exit_code == 4);
+    CHECK(checked.out.find("truncated") != std::string::npos);
+    check_refused_by_daxcow("short", "the pool is truncated");
+  }
+  SECTION("without a good superblock") {
+    REQUIRE(tools
+                .run("cp pool damaged; for at in 0 8191; do printf damage | dd of=damaged bs=1 seek=$((at * 4096 + "
+                     "100)) conv=notrunc; done")
+                .exit_code == 0);
+    const Outcome checked = tools.run("fsck.daxcow damaged");
+    CHECK(checked.exit_code == 4);
+    check_refused_by_daxcow("damaged", "both superblocks are damaged");
+    check_refused(tools, "mkfs.daxcow damaged", 1, "is a pool already");
   }
 }
 
@@ -211,7 +260,7 @@ TEST_CASE("Poison in free space is cleared by the next program that may write") 
   Tools tools;
   check_works(tools, "mkfs.daxcow --size 32M pool");
   check_works(tools, "daxcow inject-error pool -B 40000 -n 8");
-  check_works(tools, "daxcow settle pool");
+  CHECK(tools.run("daxcow settle pool").exit_code == 0);  // and says what it did
   check_works(tools, "daxcow inject-error pool -t", "nothing");
   check_works(tools, "daxcow poison list pool", "no bad blocks");
   check_works(tools, "fsck.daxcow pool", "clean");

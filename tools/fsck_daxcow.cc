@@ -111,7 +111,7 @@ int run(const Arguments& arguments) {
   auto report = check(std::move(*medium),
                       {.progress = [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); }});
   progress.finish();
-  if (!report) return line.fail(report.error());
+  if (!report) return line.fail(about_pool(*path, report.error()));
   if (line.has("json")) {
     print_json_report(*path, *report);
   } else {

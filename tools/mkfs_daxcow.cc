@@ -12,6 +12,7 @@
 #include "engine/pool.h"
 #include "tools/command_line.h"
 #include "tools/medium_text.h"
+#include "tools/pool_access.h"
 #include "tools/progress.h"
 #include "tools/text.h"
 
@@ -143,7 +144,7 @@ int run(const Arguments& arguments) {
   auto made = make_pool(request, *new_file);
   if (!made) {
     if (*new_file) ::unlink(request.path.c_str());
-    return line.fail(made.error());
+    return line.fail(about_pool(request.path, made.error()));
   }
   if (line.has("json")) {
     print_json({{"pool", made->medium.path},

@@ -20,10 +20,18 @@ Result<std::unique_ptr<Pool>> open_here(const std::string& path, bool read_only)
   options.read_only = read_only;
   options.background = !read_only;
   options.log = [](const std::string& line) { std::cerr << line << '\n'; };
-  return Pool::open(std::move(medium), std::move(options));
+  auto pool = Pool::open(std::move(medium), std::move(options));
+  if (!pool) return std::unexpected(about_pool(path, std::move(pool).error()));
+  return pool;
 }
 
 }  // namespace
+
+Error about_pool(const std::string& path, Error error) {
+  const std::string message = describe(error);
+  error.message = message.find(path) == std::string::npos ? path + ": " + message : message;
+  return error;
+}
 
 Result<std::string> resolve_pool(const std::string& name) {
   struct stat status {};

@@ -17,6 +17,9 @@ namespace daxcow::tools {
 // mount when it is a mount point or lies within one. kNotFound, kIsDirectory.
 Result<std::string> resolve_pool(const std::string& name);
 
+// The error as one about this pool: its message names the path if it did not yet.
+Error about_pool(const std::string& path, Error error);
+
 class PoolAccess {
  public:
   enum class Need {
@@ -27,8 +30,8 @@ class PoolAccess {
   // kBusy when another program than a daemon has the pool.
   static Result<PoolAccess> open(const std::string& name, Need need);
 
-  // As fuse/control_commands.h describes requests and replies. Goes on without the daemon when that ends meanwhile, unless
-  // the need was for one.
+  // As fuse/control_commands.h describes requests and replies. Goes on without the daemon when that ends meanwhile,
+  // unless the need was for one.
   Result<nlohmann::json> call(const nlohmann::json& request, const CommandProgress& progress = {});
   const std::string& path() const { return path_; }
   bool has_daemon() const { return client_.has_value(); }

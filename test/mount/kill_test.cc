@@ -28,7 +28,7 @@ namespace daxcow::test {
 namespace {
 
 constexpr unsigned kWriters = 4;
-constexpr unsigned kRounds = 6;
+constexpr unsigned kRounds = 10;
 constexpr unsigned kFiles = 6;     // of each writer
 constexpr unsigned kRecords = 16;  // blocks of the file that is overwritten in place
 constexpr int kMaximumMilliseconds = 1200;  // before the kill

@@ -1,0 +1,210 @@
+// Particular situations of files in a volume, on DRAM.
+#include <sys/stat.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "engine/checker.h"
+#include "engine/format.h"
+#include "engine/medium_dram.h"
+#include "engine/pool.h"
+#include "test/catch.h"
+
+namespace daxcow {
+namespace {
+
+constexpr std::uint64_t kMiB = 1 << 20, kGiB = 1 << 30;
+
+struct Bench {
+  explicit Bench(std::uint64_t size = 64 * kMiB) {
+    auto medium = DramMedium::create(size);
+    REQUIRE(medium.has_value());
+    dram = static_cast<DramMedium*>(medium->get());
+    REQUIRE(Pool::format(**medium, {.label = {}, .progress = {}}).has_value());
+    auto opened = Pool::open(std::move(*medium), {.background = false, .log = {}});
+    REQUIRE(opened.has_value());
+    pool = std::move(*opened);
+    volume = *pool->mount("main", false);
+  }
+  ~Bench() {
+    volume.reset();
+    pool.reset();
+  }
+
+  InodeNumber file(const std::string& name) {
+    const auto made = volume->create(format::kRootInode, name, {.mode = S_IFREG | 0644, .symlink_target = {}});
+    REQUIRE(made.has_value());
+    return made->inode;
+  }
+  Result<> write(InodeNumber inode, std::uint64_t offset, const std::string& data) {
+    return volume->write(inode, offset, std::as_bytes(std::span(data)));
+  }
+  std::string read(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
+    std::string data(length, '?');
+    const auto got = volume->read(inode, offset, std::as_writable_bytes(std::span(data)));
+    REQUIRE(got.has_value());
+    data.resize(*got);
+    return data;
+  }
+  Result<> truncate(InodeNumber inode, std::uint64_t size) {
+    AttributeChange change;
+    change.size_bytes = size;
+    const auto done = volume->set_attributes(inode, change);
+    return done ? Result<>{} : Result<>(std::unexpected(done.error()));
+  }
+  void clone(InodeNumber from, std::uint64_t from_offset, InodeNumber to, std::uint64_t to_offset, std::uint64_t length) {
+    for (std::uint64_t done = 0; done < length;) {
+      const auto step = volume->clone_range(from, from_offset + done, to, to_offset + done, length - done);
+      REQUIRE(step.has_value());
+      REQUIRE(*step != 0);
+      done += *step;
+    }
+  }
+  void check_clean() {
+    pool->settle();
+    const auto report = check(*pool, {.progress = {}});
+    REQUIRE(report.has_value());
+    for (const auto& finding : report->findings) UNSCOPED_INFO(name_of(finding.kind) << " " << finding.where << ": " << finding.what);
+    CHECK(report->finding_count == 0u);
+  }
+
+  DramMedium* dram = nullptr;
+  std::unique_ptr<Pool> pool;
+  std::shared_ptr<Volume> volume;
+};
+
+}  // namespace
+
+TEST_CASE("truncating a clone inside the first block of a shared node leaves the original alone") {
+  Bench bench;
+  const InodeNumber a = bench.file("a"), b = bench.file("b");
+  for (const std::uint64_t size : {kMiB, 5 * kMiB}) {
+    const std::string data(size, 'a');
+    REQUIRE(bench.write(a, 0, data).has_value());
+    REQUIRE(bench.truncate(b, 0).has_value());
+    bench.clone(a, 0, b, 0, data.size());
+    for (const std::uint64_t cut : {2 * kMiB + 100, std::uint64_t{100}}) {
+      if (cut >= size) continue;
+      REQUIRE(bench.truncate(b, cut).has_value());
+      CHECK(bench.read(b, 0, 2 * data.size()) == data.substr(0, cut));
+      CHECK(bench.read(a, 0, 2 * data.size()) == data);
+    }
+    bench.check_clean();
+  }
+}
+
+TEST_CASE("a clone at another alignment into a file that shares its nodes changes that file only") {
+  Bench bench(128 * kMiB);
+  const InodeNumber t = bench.file("t"), t2 = bench.file("t2"), s = bench.file("s");
+  // Sparse, and large enough for nodes on two levels.
+  for (std::uint64_t at = 0; at < 2 * kGiB; at += 64 * kMiB) {
+    REQUIRE(bench.write(t, at, std::string(4096, 't')).has_value());
+    REQUIRE(bench.write(s, at + 4096, std::string(4096, 's')).has_value());
+  }
+  bench.clone(t, 0, t2, 0, 2 * kGiB - 64 * kMiB + 4096);
+  bench.clone(s, 4096, t2, 0, kGiB);
+  for (std::uint64_t at = 0; at < 2 * kGiB; at += 64 * kMiB) {
+    CHECK(bench.read(t, at, 4096) == std::string(4096, 't'));
+    CHECK(bench.read(s, at + 4096, 4096) == std::string(4096, 's'));
+    CHECK(bench.read(t2, at, 4096) == std::string(4096, at < kGiB ? 's' : 't'));
+  }
+  bench.check_clean();
+}
+
+TEST_CASE("bytes behind the end of a file are zero after it grows again") {
+  Bench bench;
+  const InodeNumber a = bench.file("a");
+  REQUIRE(bench.write(a, 0, std::string(10000, 'x')).has_value());
+  REQUIRE(bench.truncate(a, 5000).has_value());
+  REQUIRE(bench.truncate(a, 9000).has_value());
+  CHECK(bench.read(a, 0, 10000) == std::string(5000, 'x') + std::string(4000, '\0'));
+  REQUIRE(bench.write(a, 9500, "end").has_value());
+  CHECK(bench.read(a, 9000, 10000) == std::string(500, '\0') + "end");
+  bench.check_clean();
+}
+
+TEST_CASE("a file that holds one subtree very often is counted and dropped quickly") {
+  Bench bench;
+  const InodeNumber a = bench.file("a");
+  REQUIRE(bench.write(a, 0, std::string(2 * kMiB, 'a')).has_value());
+  REQUIRE(bench.write(a, 4096, "b").has_value());
+  for (std::uint64_t size = 2 * kMiB; size < 1024 * kGiB; size *= 2) bench.clone(a, 0, a, size, size);
+  const auto attributes = bench.volume->attributes(a);
+  REQUIRE(attributes.has_value());
+  CHECK(attributes->size_bytes == 1024 * kGiB);
+  CHECK(attributes->block_count == 1024 * kGiB / 4096);
+  CHECK(bench.read(a, 1023 * kGiB + 4096, 1) == "b");
+  REQUIRE(bench.truncate(a, 1).has_value());
+  bench.check_clean();
+  CHECK(bench.volume->attributes(a)->block_count == 1u);
+}
+
+TEST_CASE("files as large as the kernel allows") {
+  Bench bench;
+  const InodeNumber a = bench.file("a");
+  REQUIRE(bench.truncate(a, format::kMaximumFileBytes).has_value());
+  REQUIRE(bench.write(a, format::kMaximumFileBytes - 3, "end").has_value());
+  CHECK(bench.read(a, format::kMaximumFileBytes - 3, 10) == "end");
+  CHECK(bench.write(a, format::kMaximumFileBytes - 2, "end").error().code == ErrorCode::kFileTooBig);
+  CHECK(bench.volume->seek(a, 0, true).value() == (format::kMaximumFileBytes - 3) / 4096 * 4096);
+  bench.check_clean();
+}
+
+TEST_CASE("a full pool says so, loses nothing, and deleting works") {
+  Bench bench(16 * kMiB);
+  const InodeNumber keep = bench.file("keep");
+  REQUIRE(bench.write(keep, 0, std::string(100000, 'k')).has_value());
+  unsigned files = 0;
+  Result<> last{};
+  while (last) {
+    const auto made = bench.volume->create(format::kRootInode, "f" + std::to_string(files), {.mode = S_IFREG | 0644, .symlink_target = {}});
+    if (!made) {
+      last = std::unexpected(made.error());
+      break;
+    }
+    ++files;
+    last = bench.write(made->inode, 0, std::string(50000, 'f'));
+  }
+  CHECK(last.error().code == ErrorCode::kNoSpace);
+  CHECK(bench.read(keep, 0, 100000) == std::string(100000, 'k'));
+  bench.check_clean();
+  for (unsigned i = 0; i < files; ++i) REQUIRE(bench.volume->unlink(format::kRootInode, "f" + std::to_string(i)).has_value());
+  bench.pool->settle();
+  REQUIRE(bench.write(bench.file("again"), 0, std::string(kMiB, 'a')).has_value());
+  bench.check_clean();
+}
+
+TEST_CASE("a directory of many entries: all are found, each is listed once while others come and go") {
+  Bench bench(256 * kMiB);
+  constexpr unsigned kEntries = 20'000;
+  for (unsigned i = 0; i < kEntries; ++i) bench.file("entry " + std::to_string(i));
+  std::vector<unsigned> seen(kEntries);
+  unsigned removed = 0;
+  std::uint64_t cookie = 0;
+  for (bool more = true; more;) {
+    more = false;
+    unsigned batch = 0;
+    REQUIRE(bench.volume->read_directory(format::kRootInode, cookie, [&](const DirectoryItem& item) {
+      if (++batch > 100) {
+        more = true;
+        return false;
+      }
+      cookie = item.cookie;
+      if (item.name.starts_with("entry ")) ++seen[std::stoul(std::string(item.name.substr(6)))];
+      return true;
+    }).has_value());
+    // Odd ones go from the far end, new ones come.
+    for (unsigned i = 0; i < 40 && removed < kEntries / 2; ++i, ++removed)
+      REQUIRE(bench.volume->unlink(format::kRootInode, "entry " + std::to_string(kEntries - 1 - 2 * removed)).has_value());
+    bench.file("new " + std::to_string(cookie));
+  }
+  for (unsigned i = 0; i < kEntries; i += 2) CHECK(seen[i] == 1u);
+  for (unsigned i = 1; i < kEntries; i += 2) CHECK(seen[i] <= 1u);
+  CHECK(bench.volume->lookup(format::kRootInode, "entry 0").has_value());
+  REQUIRE(removed != 0);
+  CHECK(!bench.volume->lookup(format::kRootInode, "entry " + std::to_string(kEntries - 1)).has_value());
+  bench.check_clean();
+}
+
+}  // namespace daxcow
