@@ -54,12 +54,24 @@ Result<> PoolGraveyard::bury_children(Transaction& transaction, MapEntry entry, 
   return {};
 }
 
+Result<> PoolGraveyard::set_aside() {
+  return store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
+    const ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
+    const std::uint64_t top = inode->size_bytes - 1;
+    Block* a = TRY(edit_leaf(transaction, fork, FileBlock(top / kMapFanout), *this));
+    Block* b = TRY(edit_leaf(transaction, fork, FileBlock(stuck_ / kMapFanout), *this));
+    std::swap(a->as<format::MapNode>()[top % kMapFanout], b->as<format::MapNode>()[stuck_ % kMapFanout]);
+    return Step::kDone;
+  });
+}
+
 Result<bool> PoolGraveyard::step() {
   bool any = false;
-  TRY(store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  const auto done = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     any = false;
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
-    if (inode->size_bytes == 0) return Step::kDone;
+    if (inode->size_bytes <= stuck_) return Step::kDone;
     any = true;
     const std::uint64_t index = inode->size_bytes - 1;
     ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
@@ -73,7 +85,14 @@ Result<bool> PoolGraveyard::step() {
     const std::uint64_t used = (inode->size_bytes + kMapFanout - 1) / kMapFanout;
     if (used <= index / kMapFanout) TRY(clear(transaction, fork, {FileBlock(index / kMapFanout), 1}, *this));
     return Step::kDone;
-  }));
+  });
+  if (!done && done.error().code == ErrorCode::kDamaged && any) {
+    store_.log("space of deleted files cannot be given back: " + describe(done.error()));
+    TRY(set_aside());
+    ++stuck_;
+    return true;
+  }
+  TRY(done);
   return any;
 }
 

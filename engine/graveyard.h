@@ -29,9 +29,12 @@ class PoolGraveyard final : public Graveyard {
 
  private:
   Result<> bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512);
+  // Swaps the top with the lowest entry that is not known to be stuck: what is lost in both copies must not keep the rest.
+  Result<> set_aside();
 
   Store& store_;
   InodeTable table_;
+  std::uint64_t stuck_ = 0;  // entries at the bottom that cannot be taken apart; tried again at the next open
 };
 
 }  // namespace daxcow

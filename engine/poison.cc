@@ -199,13 +199,24 @@ Poison::Sectors Poison::look_at_suspects(Sectors& attend) {
         continue;
       }
       Block content;
-      if (!store_.medium().read(byte_offset(block), content.bytes))
+      if (!store_.medium().read(byte_offset(block), content.bytes) || !acquit(block))
         unreadable.emplace(block, kWholeBlock);
-      else
-        store_.ledger().set(block, 0);  // who entered it was wrong
     }
   }
   return unreadable;
+}
+
+// A block that can be read after all leaves the ledger if it is in use. One that is not was kept out of the free space
+// on account of its entry: only what is seen to as bad finds its way back there.
+bool Poison::acquit(BlockNumber block) {
+  const LockGuard guard(store_.mutex);
+  if (store_.ledger().mask(block) == 0) return true;
+  if (!has_second_copy(store_, block)) {
+    const auto references = store_.reverse_map().count_references(store_.metadata(), block, 1);
+    if (!references || *references == 0) return false;
+  }
+  store_.ledger().set(block, 0);
+  return true;
 }
 
 // Leaves `listed` as it is when the device cannot be asked.

@@ -118,6 +118,7 @@ class Poison {
   // --- a pass: under pass_mutex_ ------------------------------------------------------------------------------------
   void pass() REQUIRES(pass_mutex_);
   Sectors look_at_suspects(Sectors& attend) REQUIRES(pass_mutex_);
+  bool acquit(BlockNumber block) EXCLUDES(store_.mutex);
   void read_device_list(Sectors& listed) REQUIRES(pass_mutex_);
   void enter_ledger(const Sectors& bad, Sectors& attend) REQUIRES(pass_mutex_);
   void note_gone(const Sectors& listed, Sectors& attend) REQUIRES(pass_mutex_);

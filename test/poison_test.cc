@@ -560,6 +560,23 @@ TEST_CASE("poison: a block that a writer has reserved", "[poison]") {
   CHECK(pool.store->ledger().size() == (pool.use(block) == BlockUse::kData ? 1 : 0));
 }
 
+TEST_CASE("poison: a free block that somebody took for bad", "[poison]") {
+  PoisonedPool pool;
+  const std::uint64_t free = pool.free_blocks();
+  const BlockNumber block = [&] {
+    const auto operation = pool.store->operations().begin();
+    const auto reservation = must(pool.store->reserve(BlockNumber(7000), 1));
+    pool.store->ledger().set(reservation.run().first, 0xff);
+    pool.store->suspect(reservation.run());
+    return reservation.run().first;
+  }();
+  CHECK(pool.free_blocks() == free - 1);  // kept out of circulation
+  pool.poison->process_now();
+  CHECK(pool.store->ledger().size() == 0);
+  CHECK(pool.use(block) == BlockUse::kFree);
+  CHECK(pool.free_blocks() == free);
+}
+
 TEST_CASE("poison: a freed block that somebody still looks at", "[poison]") {
   PoisonedPool pool;
   const std::uint64_t free = pool.free_blocks();
