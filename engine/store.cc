@@ -156,7 +156,32 @@ Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Medium> medium, Store
   TRY(store->recover());
   TRY(store->metadata_.load_chunks(format::kFirstChunk));
   TRY(store->scan());
+  if (!store->read_only()) TRY(store->renew_superblocks());
   return store;
+}
+
+// A copy that fails its check is written again from the other one: the next damage may hit that. What cannot be read at all
+// is left to the reaction to poison.
+Result<> Store::renew_superblocks() {
+  for (const BlockNumber copy : {format::kSuperblockPrimary, second_superblock(superblock_.pool_bytes / kBlockBytes)}) {
+    const auto wanted = std::as_bytes(std::span(&superblock_, 1));
+    Superblock found;
+    if (!medium_->read(byte_offset(copy), std::as_writable_bytes(std::span(&found, 1)))) continue;
+    if (std::memcmp(&found, &superblock_, sizeof found) == 0) continue;
+    TRY(medium_->store(byte_offset(copy), wanted));
+    TRY(medium_->drain());
+    Event event;
+    event.kind = EventKind::kMetadataRepaired;
+    event.block = copy;
+    event.text = "block " + std::to_string(copy.value) + " (superblock) failed its check and was rewritten from its other copy";
+    log(event.text);
+    events_.publish(std::move(event));
+    TRY(run(TransactionClass::kFreeing, [](Transaction& transaction) -> Result<Step> {
+      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().metadata_repaired += 1;
+      return Step::kDone;
+    }));
+  }
+  return {};
 }
 
 Result<> Store::recover() {

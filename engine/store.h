@@ -149,6 +149,7 @@ class Store {
   Store(std::unique_ptr<Medium> medium, StoreOptions options, const format::Superblock& superblock);
   Result<> recover();
   Result<> scan();
+  Result<> renew_superblocks();
   Result<> add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   void take_spare_chunk();

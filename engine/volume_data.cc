@@ -363,7 +363,8 @@ class Writer {
         const FileRange piece{whole.first, reservation.run().count};
         auto stored = store_blocks(piece, reservation.run().first);
         if (!stored) {
-          if (stored.error().code == ErrorCode::kPoisoned) note_poison(reservation.run());
+          // Out of circulation now: another place is tried, which can't go on for ever.
+          if (stored.error().code == ErrorCode::kPoisoned && note_poison(reservation.run())) continue;
           return stored;
         }
         pieces_.push_back({piece, MapEntry::leaf(reservation.run().first, false)});
@@ -387,21 +388,24 @@ class Writer {
         stored = state_.store.medium().store(at, bytes_in(region.range));
       }
       if (stored) continue;
-      if (stored.error().code == ErrorCode::kPoisoned) note_poison({region.old.block(), region.range.count});
+      if (stored.error().code == ErrorCode::kPoisoned) met_poison_ = note_poison({region.old.block(), region.range.count});
       return stored;
     }
     return {};
   }
 
-  void note_poison(BlockRun run) {
+  // Whether a block of the run is bad.
+  bool note_poison(BlockRun run) {
+    bool found = false;
     for (BlockNumber block = run.first; block < run.end(); ++block) {
       Block probe;
       if (state_.store.medium().read(byte_offset(block), probe.bytes)) continue;
       ledger().set(block, 0xff);
       state_.store.suspect({block, 1});
-      met_poison_ = true;
+      found = true;
     }
     held_.exclusive.forget();
+    return found;
   }
 
   Result<> commit() {

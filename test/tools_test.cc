@@ -154,7 +154,7 @@ TEST_CASE("What is not a pool, or not a whole one, is refused by every tool") {
   };
   SECTION("not a pool") {
     REQUIRE(
-        tools.run("truncate -s 32M zeros; head -c 32M /dev/urandom >noise; head -c 99 /dev/urandom >tiny").exit_code ==
+        tools.run("truncate -s 32M zeros; head -c 32M /dev/urandom >noise; head -c 99K /dev/urandom >tiny").exit_code ==
         0);
     for (const std::string file : {"zeros", "noise", "tiny"}) {
       check_refused(tools, "fsck.daxcow " + file, 8, file);

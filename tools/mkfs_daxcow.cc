@@ -85,7 +85,8 @@ Result<PoolStatistics> make_pool(const Request& request, bool new_file) {
     Progress progress("Formatting");
     FormatOptions options = request.format;
     options.progress = [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); };
-    TRY(Pool::format(*medium, options));
+    if (auto done = Pool::format(*medium, options); !done)
+      return std::unexpected(about_pool(request.path, done.error()));
   }
   // What is reported is what the next program will find.
   auto pool = TRY(Pool::open(std::move(medium), {.read_only = true, .background = false, .log = {}}));
@@ -144,7 +145,7 @@ int run(const Arguments& arguments) {
   auto made = make_pool(request, *new_file);
   if (!made) {
     if (*new_file) ::unlink(request.path.c_str());
-    return line.fail(about_pool(request.path, made.error()));
+    return line.fail(made.error());
   }
   if (line.has("json")) {
     print_json({{"pool", made->medium.path},

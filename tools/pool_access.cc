@@ -21,17 +21,13 @@ Result<std::unique_ptr<Pool>> open_here(const std::string& path, bool read_only)
   options.background = !read_only;
   options.log = [](const std::string& line) { std::cerr << line << '\n'; };
   auto pool = Pool::open(std::move(medium), std::move(options));
-  if (!pool) return std::unexpected(about_pool(path, std::move(pool).error()));
+  if (!pool) return std::unexpected(about_pool(path, pool.error()));
   return pool;
 }
 
 }  // namespace
 
-Error about_pool(const std::string& path, Error error) {
-  const std::string message = describe(error);
-  error.message = message.find(path) == std::string::npos ? path + ": " + message : message;
-  return error;
-}
+Error about_pool(const std::string& path, const Error& error) { return {error.code, path + ": " + describe(error)}; }
 
 Result<std::string> resolve_pool(const std::string& name) {
   struct stat status {};

@@ -17,8 +17,8 @@ namespace daxcow::tools {
 // mount when it is a mount point or lies within one. kNotFound, kIsDirectory.
 Result<std::string> resolve_pool(const std::string& name);
 
-// The error as one about this pool: its message names the path if it did not yet.
-Error about_pool(const std::string& path, Error error);
+// An error of the engine, which does not know the path, as one about this pool.
+Error about_pool(const std::string& path, const Error& error);
 
 class PoolAccess {
  public:

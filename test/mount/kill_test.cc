@@ -130,8 +130,12 @@ class Writer {
   bool write_to(const std::string& name, int flags, std::uint64_t offset, const std::string& content) {
     const FileDescriptor file(::open(path(name).c_str(), O_WRONLY | O_CREAT | flags, 0644));
     if (!file) return false;
-    const auto written = ::pwrite(file.get(), content.data(), content.size(), static_cast<off_t>(offset));
-    if (written != static_cast<ssize_t>(content.size())) return false;
+    for (std::uint64_t done = 0; done < content.size();) {  // the end of the daemon may cut one short
+      const auto at = static_cast<off_t>(offset + done);
+      const auto written = ::pwrite(file.get(), content.data() + done, content.size() - done, at);
+      if (written <= 0) return false;
+      done += static_cast<std::uint64_t>(written);
+    }
     return ::fsync(file.get()) == 0 && sync_directory();
   }
   // As editors save: a new file takes the place of the old one.

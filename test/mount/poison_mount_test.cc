@@ -67,7 +67,7 @@ struct SharedBlock {
   }
 };
 
-TEST_CASE("Every owner of a bad block is told, and nobody else; each heals on its own") {
+TEST_CASE("Every owner of a bad block is told, and nobody else, and each heals on its own") {
   if (skipped_without_mounts()) return;
   SharedBlock shared;
   MountedPool& pool = shared.pool;

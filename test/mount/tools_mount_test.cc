@@ -145,8 +145,9 @@ TEST_CASE("A snapshot contains what a program wrote to a mapping before") {
   MountedPool pool;
   const std::string main = pool.mount("main");
   write_file(main + "/file", pattern(1, 4));
-  const FileDescriptor file = need_open(main + "/file", O_RDWR);
+  FileDescriptor file = need_open(main + "/file", O_RDWR);
   void* const mapping = ::mmap(nullptr, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  file.reset();
   REQUIRE(mapping != MAP_FAILED);
   std::memset(static_cast<char*>(mapping) + 4096, 'm', 4096);
   pool.need_run("daxcow snapshot $POOL main kept");
