@@ -1,9 +1,9 @@
-// Snapshots and clones taken while processes write and read the same files: no byte of a snapshot or clone ever changes, and
-// nobody ever sees another file's data.
+// Snapshots and clones taken while processes write and read the same files: no byte of a snapshot or clone ever
+// changes, and nobody ever sees another file's data.
 //
-// Every 64 bytes of a file tell which file, which place and which version they are of. A write changes whole units of 1 KiB to
-// one version, and is one change of the filesystem: a unit of a snapshot is all of one version. (A reader of the live file may
-// see a unit that the kernel is copying into: its lines may differ in version, but in nothing else.)
+// Every 64 bytes of a file tell which file, which place and which version they are of. A write changes whole units of 1
+// KiB to one version, and is one change of the filesystem: a unit of a snapshot is all of one version. (A reader of the
+// live file may see a unit that the kernel is copying into: its lines may differ in version, but in nothing else.)
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
@@ -47,7 +47,8 @@ struct Line {
 static_assert(sizeof(Line) == kLineBytes);
 
 std::uint64_t check_of(const Line& line) {
-  return (line.file * 0x9e3779b97f4a7c15ull) ^ (line.position * 0xc2b2ae3d27d4eb4full) ^ (line.version * 0x165667b19e3779f9ull);
+  return (line.file * 0x9e3779b97f4a7c15ull) ^ (line.position * 0xc2b2ae3d27d4eb4full) ^
+         (line.version * 0x165667b19e3779f9ull);
 }
 
 void fill(char* to, std::uint64_t bytes, std::uint64_t file, std::uint64_t position, std::uint64_t version) {
@@ -64,7 +65,8 @@ enum class Strictness {
 };
 
 // What is wrong with these bytes of the file; empty if nothing is. A unit of zeros is a hole.
-std::string fault_in(const char* bytes, std::uint64_t length, std::uint64_t file, std::uint64_t position, Strictness strictness) {
+std::string fault_in(const char* bytes, std::uint64_t length, std::uint64_t file, std::uint64_t position,
+                     Strictness strictness) {
   static const std::array<char, kUnitBytes> zeros{};
   for (std::uint64_t unit = 0; unit + kUnitBytes <= length; unit += kUnitBytes) {
     if (std::memcmp(bytes + unit, zeros.data(), kUnitBytes) == 0) continue;
@@ -81,7 +83,8 @@ std::string fault_in(const char* bytes, std::uint64_t length, std::uint64_t file
       if (strictness == Strictness::kLive) continue;
       if (line.check != check_of(line)) return fmt::format("byte {} of file {} is torn", place, file);
       if (line.version != first.version)
-        return fmt::format("the unit at byte {} of file {} is of versions {} and {}", place - offset, file, first.version, line.version);
+        return fmt::format("the unit at byte {} of file {} is of versions {} and {}", place - offset, file,
+                           first.version, line.version);
     }
   }
   return {};
@@ -113,7 +116,8 @@ int write_files(Shared& shared, const std::string& directory, std::uint64_t seed
     const auto length = units * kUnitBytes;
     const int descriptor = files[file].get();
     if (random() % 16 == 0) {
-      if (::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(position), static_cast<off_t>(length)) != 0)
+      if (::fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(position),
+                      static_cast<off_t>(length)) != 0)
         return shared.fail(fmt::format("punching: {}", std::strerror(errno)));
     } else {
       version += 2;
@@ -132,16 +136,20 @@ int read_files(Shared& shared, const std::string& directory, std::uint64_t seed,
   for (unsigned i = 0; i < kFiles; ++i)
     files.emplace_back(::open((directory + "/" + file_name(i)).c_str(), O_RDONLY | (direct ? O_DIRECT : 0)));
   constexpr std::uint64_t kLength = 64 << 10;
-  const std::unique_ptr<char, decltype(&std::free)> buffer(static_cast<char*>(std::aligned_alloc(4096, kLength)), std::free);
+  const std::unique_ptr<char, decltype(&std::free)> buffer(static_cast<char*>(std::aligned_alloc(4096, kLength)),
+                                                           std::free);
   while (!shared.stop) {
     const auto file = random() % kFiles;
     const auto position = random() % (kFileBytes / kLength) * kLength;
     const auto got = ::pread(files[file].get(), buffer.get(), kLength, static_cast<off_t>(position));
-    if (got != static_cast<ssize_t>(kLength)) return shared.fail(fmt::format("reading returned {}: {}", got, std::strerror(errno)));
+    if (got != static_cast<ssize_t>(kLength))
+      return shared.fail(fmt::format("reading returned {}: {}", got, std::strerror(errno)));
     // Past the kernel's cache the filesystem answers, and it does not show half of a change.
-    const auto fault = fault_in(buffer.get(), kLength, file + 1, position, direct ? Strictness::kFrozen : Strictness::kLive);
+    const auto fault =
+        fault_in(buffer.get(), kLength, file + 1, position, direct ? Strictness::kFrozen : Strictness::kLive);
     if (!fault.empty()) return shared.fail("a reader: " + fault);
-    if (random() % 4 == 0) ::posix_fadvise(files[file].get(), static_cast<off_t>(position), kLength, POSIX_FADV_DONTNEED);
+    if (random() % 4 == 0)
+      ::posix_fadvise(files[file].get(), static_cast<off_t>(position), kLength, POSIX_FADV_DONTNEED);
     shared.reads += 1;
   }
   return 0;

@@ -62,7 +62,8 @@ bool wait_until(const std::function<bool()>& condition) {
   return true;
 }
 
-// --- the pool ----------------------------------------------------------------------------------------------------------
+// --- the pool
+// ----------------------------------------------------------------------------------------------------------
 
 MountedPool::MountedPool(std::uint64_t size_bytes) : directory_(pool_base()) {
   need_run(fmt::format("mkfs.daxcow --quiet --size {} $POOL", size_bytes));
@@ -80,8 +81,10 @@ MountedPool::~MountedPool() {
 
 Outcome MountedPool::run(const std::string& command) const {
   const std::string script = path(".script");
-  write_text(script, "cd '" + path("") + "'\nexport PATH=" DAXCOW_BIN_DIR ":$PATH POOL='" + pool() + "'\n" + command + "\n");
-  const std::string whole = fmt::format("timeout -k 5 60 bash '{}' >'{}' 2>'{}' </dev/null", script, path(".out"), path(".err"));
+  write_text(script,
+             "cd '" + path("") + "'\nexport PATH=" DAXCOW_BIN_DIR ":$PATH POOL='" + pool() + "'\n" + command + "\n");
+  const std::string whole =
+      fmt::format("timeout -k 5 60 bash '{}' >'{}' 2>'{}' </dev/null", script, path(".out"), path(".err"));
   const int status = std::system(whole.c_str());
   INFO(command);
   REQUIRE(WIFEXITED(status));
@@ -194,7 +197,8 @@ std::uint64_t MountedPool::pool_offset(const std::string& file, std::uint64_t of
 }
 
 void MountedPool::poison(std::uint64_t pool_offset, bool latent) const {
-  need_run(fmt::format("daxcow inject-error $POOL --block {} --count 8{}", pool_offset / 512, latent ? " --no-notify" : ""));
+  need_run(
+      fmt::format("daxcow inject-error $POOL --block {} --count 8{}", pool_offset / 512, latent ? " --no-notify" : ""));
 }
 
 bool MountedPool::nothing_is_bad() const {
@@ -212,11 +216,13 @@ std::multiset<std::string> ranges_of(const json& list) {
   std::multiset<std::string> ranges;
   for (const auto& item : list)
     ranges.insert(fmt::format("{}:{}@{}+{}", item.at("volume").get<std::string>(), item.at("path").get<std::string>(),
-                              item.at("offset_bytes").get<std::uint64_t>(), item.at("length_bytes").get<std::uint64_t>()));
+                              item.at("offset_bytes").get<std::uint64_t>(),
+                              item.at("length_bytes").get<std::uint64_t>()));
   return ranges;
 }
 
-// --- files -------------------------------------------------------------------------------------------------------------
+// --- files
+// -------------------------------------------------------------------------------------------------------------
 
 FileDescriptor need_open(const std::string& path, int flags, mode_t mode) {
   FileDescriptor file(::open(path.c_str(), flags | O_CLOEXEC, mode));
@@ -284,7 +290,8 @@ void drop_pages(const std::string& path) {
   REQUIRE(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) == 0);
 }
 
-// --- processes ---------------------------------------------------------------------------------------------------------
+// --- processes
+// ---------------------------------------------------------------------------------------------------------
 
 Child::Child(const std::function<int()>& body) {
   std::fflush(nullptr);
@@ -382,7 +389,8 @@ Mapper::~Mapper() {
 }
 
 std::vector<Mapper::Fault> Mapper::early_signals(int milliseconds) const {
-  for (int waited = 0; waited < milliseconds && shared_->early_count == 0; waited += 5) std::this_thread::sleep_for(5ms);
+  for (int waited = 0; waited < milliseconds && shared_->early_count == 0; waited += 5)
+    std::this_thread::sleep_for(5ms);
   return {shared_->early.begin(), shared_->early.begin() + shared_->early_count};
 }
 

@@ -1,8 +1,8 @@
-// What tests of real mounts share: a pool in memory, its volumes mounted by the real programs, processes that map files, and
-// the end of all of them whatever happens.
+// What tests of real mounts share: a pool in memory, its volumes mounted by the real programs, processes that map
+// files, and the end of all of them whatever happens.
 //
-// Everything is done as a user would: mkfs.daxcow, mount.daxcow, daxcow and fsck.daxcow from DAXCOW_BIN_DIR run by the shell,
-// files by system calls. What the tools print as JSON comes back parsed.
+// Everything is done as a user would: mkfs.daxcow, mount.daxcow, daxcow and fsck.daxcow from DAXCOW_BIN_DIR run by the
+// shell, files by system calls. What the tools print as JSON comes back parsed.
 #pragma once
 
 #include <sys/types.h>
@@ -44,8 +44,8 @@ class MountedPool {
   std::string pool() const { return directory_ / "pool"; }
   std::string path(const std::string& name) const { return directory_ / name; }
 
-  // Runs a command of the shell in the directory of the pool, with the built programs in the path and $POOL set. It ends after
-  // a minute at the latest (exit code 124 or 137).
+  // Runs a command of the shell in the directory of the pool, with the built programs in the path and $POOL set. It
+  // ends after a minute at the latest (exit code 124 or 137).
   Outcome run(const std::string& command) const;
   // The same for one that must succeed; returns what it prints.
   std::string need_run(const std::string& command) const;
@@ -72,7 +72,9 @@ class MountedPool {
   std::uint64_t last_event() const;
   // Of what the daemon has published after `after`: those of this kind.
   std::vector<nlohmann::json> events_of(const std::string& kind, std::uint64_t after = 0) const;
-  nlohmann::json block_at(std::uint64_t pool_offset) const { return ask({{"op", "owners"}, {"offset_bytes", pool_offset}}); }
+  nlohmann::json block_at(std::uint64_t pool_offset) const {
+    return ask({{"op", "owners"}, {"offset_bytes", pool_offset}});
+  }
   // Where in the pool this byte of a file is.
   std::uint64_t pool_offset(const std::string& file, std::uint64_t offset) const;
 
@@ -97,7 +99,8 @@ class MountedPool {
 // "VOLUME:PATH@OFFSET+LENGTH" of each owner or event, sorted: easy to compare and to read.
 std::multiset<std::string> ranges_of(const nlohmann::json& list);
 
-// --- files -------------------------------------------------------------------------------------------------------------
+// --- files
+// -------------------------------------------------------------------------------------------------------------
 
 FileDescriptor need_open(const std::string& path, int flags, mode_t mode = 0644);
 // Blocks of 4 KiB that tell which they are: byte i of block n is a function of seed, n and i.
@@ -112,7 +115,8 @@ std::set<std::uint64_t> unreadable_blocks(const std::string& path);
 // Has the kernel forget the clean pages of a file.
 void drop_pages(const std::string& path);
 
-// --- processes ---------------------------------------------------------------------------------------------------------
+// --- processes
+// ---------------------------------------------------------------------------------------------------------
 
 // A child that runs `body` and exits with what that returns. Killed and waited for at the end of its life.
 class Child {
@@ -136,9 +140,9 @@ class Mapper {
   Mapper(const std::string& path, std::uint64_t offset, std::uint64_t length, bool touch = true);
   ~Mapper();
   struct Fault {
-    int code = 0;                  // si_code
+    int code = 0;                   // si_code
     std::uint64_t file_offset = 0;  // where si_addr is in the file
-    int address_bits = 0;          // si_addr_lsb
+    int address_bits = 0;           // si_addr_lsb
   };
   // Signals that were sent to it, while it did nothing. Waits for one up to this long.
   std::vector<Fault> early_signals(int milliseconds) const;

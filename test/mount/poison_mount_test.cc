@@ -1,5 +1,5 @@
-// Poison on real mounts: who is told of a bad block and who is not, what can still be read, how owners heal, and what becomes
-// of poison in everything that is not a file's data.
+// Poison on real mounts: who is told of a bad block and who is not, what can still be read, how owners heal, and what
+// becomes of poison in everything that is not a file's data.
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <signal.h>
@@ -73,7 +73,8 @@ TEST_CASE("Every owner of a bad block is told, and nobody else, and each heals o
   MountedPool& pool = shared.pool;
   REQUIRE(ranges_of(pool.block_at(shared.pool_offset).at("owners")) == shared.ranges);
 
-  // Processes that map the block, wholly or from its middle, and that map something else. All pages are in the kernel's cache.
+  // Processes that map the block, wholly or from its middle, and that map something else. All pages are in the kernel's
+  // cache.
   std::deque<Mapper> hit, spared;
   hit.emplace_back(shared.main + "/original", 0, kBlocks * kBlockBytes);
   hit.emplace_back(shared.main + "/clone", kBadOffset, 2 * kBlockBytes);
@@ -187,7 +188,8 @@ TEST_CASE("Every owner of a bad block is told, and nobody else, and each heals o
   CHECK(healed.count(fmt::format("main:/original@{}+{}", kBadOffset, kBlockBytes)) == 1);
   CHECK(healed.count(fmt::format("main:/clone@{}+{}", kBadOffset, kBlockBytes)) == 1);
   CHECK(healed.count(fmt::format("second:/copy@{}+{}", kBadOffset, kBlockBytes)) == 1);
-  // Overwriting took a block, zeroing may have; the bad one came back, and so did the tail of before:/original unless shared.
+  // Overwriting took a block, zeroing may have; the bad one came back, and so did the tail of before:/original unless
+  // shared.
   const auto free_after = free_blocks(shared.main);
   CHECK(free_after + 2 >= free_before);
   CHECK(pool.check_clean().at("free_blocks") == free_after);
@@ -246,7 +248,8 @@ TEST_CASE("Poison that the device does not tell of is found by reading") {
     std::string buffer(content.size(), '\0');
     const auto got = ::pread(file.get(), buffer.data(), buffer.size(), 0);  // what precedes the page, or the error
     CHECK(got <= static_cast<ssize_t>(kBadOffset));
-    if (got > 0) CHECK(buffer.compare(0, static_cast<std::size_t>(got), content, 0, static_cast<std::size_t>(got)) == 0);
+    if (got > 0)
+      CHECK(buffer.compare(0, static_cast<std::size_t>(got), content, 0, static_cast<std::size_t>(got)) == 0);
   }
   SECTION("with O_DIRECT") {
     const auto file = need_open(main + "/file", O_RDONLY | O_DIRECT);
@@ -268,7 +271,8 @@ TEST_CASE("Poison that the device does not tell of is found by reading") {
   REQUIRE(wait_until([&] { return pool.events_of("data-lost").size() >= 2; }));
   pool.settle();
   CHECK(ranges_of(pool.events_of("data-lost")) ==
-        std::multiset<std::string>{fmt::format("main:/clone@{}+4096", kBadOffset), fmt::format("main:/file@{}+4096", kBadOffset)});
+        std::multiset<std::string>{fmt::format("main:/clone@{}+4096", kBadOffset),
+                                   fmt::format("main:/file@{}+4096", kBadOffset)});
   for (const char* name : {"/file", "/clone"}) {
     drop_pages(main + name);
     CHECK(unreadable_blocks(main + name) == std::set<std::uint64_t>{kBadBlock});
@@ -378,7 +382,8 @@ void check_filled(MountedPool& pool, unsigned round) {
   pool.need_run(fmt::format(
       "cd main && sha256sum --quiet -c sums && test $(ls directory | wc -l) = 300 && cat directory/* >/dev/null &&"
       "readlink symlink | grep -q targettarget && getfattr -n user.large directory/name-7 >/dev/null &&"
-      "echo {0} >directory/new-{0} && mv directory/new-{0} renamed && echo {0} | cmp - renamed && rm renamed", round));
+      "echo {0} >directory/new-{0} && mv directory/new-{0} renamed && echo {0} | cmp - renamed && rm renamed",
+      round));
 }
 
 TEST_CASE("Poison in metadata, journal, superblock and free space is repaired, and the filesystem goes on") {
@@ -394,7 +399,8 @@ TEST_CASE("Poison in metadata, journal, superblock and free space is repaired, a
   pool.settle();
   auto places = places_of_metadata(pool, kPoolBytes);
   INFO("places: " << json(places));
-  for (const char* type : {"roots", "map node", "inodes", "directory", "attributes", "symlink", "orphans", "reverse map", "unused"})
+  for (const char* type :
+       {"roots", "map node", "inodes", "directory", "attributes", "symlink", "orphans", "reverse map", "unused"})
     CHECK(places.contains(type));
   for (std::uint64_t offset = 16ull << 20; offset < kPoolBytes; offset += kBlockBytes)
     if (pool.block_at(offset).at("use") == "free") {

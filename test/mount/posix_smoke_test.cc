@@ -56,10 +56,13 @@ TEST_CASE("A tree is copied, compared, moved and removed") {
   pool.need_run(
       "mkdir -p tree/a/b/c tree/empty 'tree/a name with blanks' && cd tree &&"
       "for i in $(seq 0 60); do head -c $((i * i * 37)) /dev/urandom >a/file$i; done && cp a/file60 a/b/c/deep &&"
-      "ln a/file1 a/b/link && ln -s ../a/file2 a/b/symbolic && ln -s nowhere dangling && mkfifo pipe && mknod null c 1 3 &&"
-      "truncate -s 5M sparse && echo end >>sparse && touch -d 1960-02-03 a/file3 && touch -d '2040-01-01 00:00:00.123456789' a/file4 &&"
+      "ln a/file1 a/b/link && ln -s ../a/file2 a/b/symbolic && ln -s nowhere dangling && mkfifo pipe && mknod null c 1 "
+      "3 &&"
+      "truncate -s 5M sparse && echo end >>sparse && touch -d 1960-02-03 a/file3 && touch -d '2040-01-01 "
+      "00:00:00.123456789' a/file4 &&"
       "chmod 4751 a/file5 && chown 1234:4321 a/file6 && chmod 1777 empty &&"
-      "setfattr -n user.colour -v green a/file7 && printf 'x' >\"$(printf 'n%.0s' $(seq 255))\" && echo t >$'line\\nbreak'");
+      "setfattr -n user.colour -v green a/file7 && printf 'x' >\"$(printf 'n%.0s' $(seq 255))\" && echo t "
+      ">$'line\\nbreak'");
   pool.need_run("cp -a tree main/tree && diff -r --no-dereference -x pipe -x null tree main/tree");
   const std::string listing =
       "find . \\( -type d -printf '%P %y %m %U %G\\n' \\) -o -printf '%P %y %m %U %G %s %n %T+ %l\\n' | LC_ALL=C sort";
@@ -74,11 +77,14 @@ TEST_CASE("A tree is copied, compared, moved and removed") {
   pool.need_run("diff -r --no-dereference -x pipe -x null tree main/tree");
   CHECK(pool.need_run("cd tree && " + listing) == pool.need_run("cd main/tree && " + listing));
 
-  pool.need_run("cd main && mv tree moved && mkdir other && mv moved/a other && mv other/a/b/c/deep . && cmp deep other/a/file60");
+  pool.need_run(
+      "cd main && mv tree moved && mkdir other && mv moved/a other && mv other/a/b/c/deep . && cmp deep "
+      "other/a/file60");
   CHECK(names_in(pool.path("main/moved")).size() == names_in(pool.path("tree")).size() - 1);
   pool.need_run("cp -a --reflink=auto main/other main/copy && diff -r --no-dereference main/other main/copy");
-  pool.need_run("tar -C main -cf main/archive.tar other && mkdir main/unpacked && tar -C main/unpacked -xf main/archive.tar && "
-                "diff -r --no-dereference main/other main/unpacked/other");
+  pool.need_run(
+      "tar -C main -cf main/archive.tar other && mkdir main/unpacked && tar -C main/unpacked -xf main/archive.tar && "
+      "diff -r --no-dereference main/other main/unpacked/other");
   pool.need_run("rm -rf main/moved main/other main/copy main/unpacked main/deep main/archive.tar");
   CHECK(names_in(pool.path("main")).empty());
   CHECK(status_of(pool.path("main")).st_nlink == 2);
@@ -255,7 +261,8 @@ TEST_CASE("Extended attributes") {
   const auto length = ::listxattr(file.c_str(), list.data(), list.size());
   REQUIRE(length > 0);
   const std::string names(list.data(), static_cast<std::size_t>(length));
-  for (const char* name : {"user.a", "trusted.b", "security.c", "user.large"}) CHECK(names.find(name) != std::string::npos);
+  for (const char* name : {"user.a", "trusted.b", "security.c", "user.large"})
+    CHECK(names.find(name) != std::string::npos);
   CHECK(::removexattr(file.c_str(), "user.large") == 0);
   CHECK(error_of_call(::removexattr(file.c_str(), "user.large")) == ENODATA);
   pool.unmount("main");
@@ -272,7 +279,8 @@ TEST_CASE("Shared mappings are written, and seen by others") {
   pool.need_run("cp --reflink=auto main/file main/clone");
   {
     const auto descriptor = need_open(file, O_RDWR);
-    char* const bytes = static_cast<char*>(::mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.get(), 0));
+    char* const bytes =
+        static_cast<char*>(::mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.get(), 0));
     REQUIRE(bytes != MAP_FAILED);
     CHECK(bytes[5000] == 'o');
     bytes[5000] = 'm';
@@ -305,7 +313,8 @@ TEST_CASE("Appending processes do not overwrite each other, and locks lock") {
       children.emplace_back([&, i] {
         const FileDescriptor log(::open(file.c_str(), O_WRONLY | O_APPEND));
         for (int number = 0; number < kLines; ++number) {
-          const auto line = fmt::format("{} {} {}\n", i, number, std::string(static_cast<std::size_t>(number % 50), 'x'));
+          const auto line =
+              fmt::format("{} {} {}\n", i, number, std::string(static_cast<std::size_t>(number % 50), 'x'));
           if (::write(log.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) return 1;
         }
         return 0;
@@ -338,7 +347,9 @@ TEST_CASE("A directory is read while its entries come and go") {
   const std::string directory = pool.mount("main") + "/directory";
   REQUIRE(::mkdir(directory.c_str(), 0755) == 0);
   constexpr int kStaying = 2000;
-  const auto name = [](const char* kind, int number) { return fmt::format("{}-{:05}-{}", kind, number, std::string(static_cast<std::size_t>(number % 40), 'n')); };
+  const auto name = [](const char* kind, int number) {
+    return fmt::format("{}-{:05}-{}", kind, number, std::string(static_cast<std::size_t>(number % 40), 'n'));
+  };
   for (int i = 0; i < kStaying; ++i) write_file(directory + "/" + name("staying", i), "");
   // Another process makes and removes entries all the time.
   std::optional<Child> churn(std::in_place, [&] {
@@ -429,7 +440,8 @@ TEST_CASE("One daemon serves all mounts of a pool and ends with the last") {
   CHECK(read_range(main + "/file", 0, 9) == "15\n");
   pool.need_run("for i in $(seq 5); do mount.daxcow $POOL second -o volume=second && umount second || exit 1; done");
   // By way of mount(8).
-  if (pool.run("command -v mount.fuse.daxcow").exit_code == 0) pool.need_run("umount main && mount -t fuse.daxcow $POOL main");
+  if (pool.run("command -v mount.fuse.daxcow").exit_code == 0)
+    pool.need_run("umount main && mount -t fuse.daxcow $POOL main");
   pool.check_clean();
 }
 
