@@ -9,7 +9,6 @@
 #include <memory>
 
 #include "engine/checker.h"
-#include "engine/medium_pmem2.h"
 #include "tools/command_line.h"
 #include "tools/pool_access.h"
 #include "tools/progress.h"
@@ -105,7 +104,7 @@ int run(const Arguments& arguments) {
   std::signal(SIGINT, [](int) { ::_exit(kInterrupted); });
   auto path = resolve_pool(line.text("pool"));
   if (!path) return line.fail(path.error());
-  auto medium = open_pmem2_medium(*path, {.read_only = true});
+  auto medium = open_unmounted(*path, {.read_only = true});
   if (!medium) return line.fail(medium.error());
   Progress progress("Checking");
   auto report = check(std::move(*medium),

@@ -55,7 +55,7 @@ Result<bool> prepare(const Request& request) {
 // Refuses to destroy what is there. Only the start is looked at, where filesystems and archives have their signatures;
 // what cannot be read does not count.
 Result<> refuse_data(const std::string& path) {
-  auto medium = TRY(open_pmem2_medium(path, {.read_only = true}));
+  auto medium = TRY(open_unmounted(path, {.read_only = true}));
   std::vector<std::byte> start(std::min<std::uint64_t>(medium->size_bytes(), 128 << 10));
   if (!medium->read(0, start)) return {};
   if (std::all_of(start.begin(), start.end(), [](std::byte b) { return b == std::byte{}; })) return {};
@@ -77,7 +77,7 @@ Result<> allocate_file(const std::string& path, std::uint64_t size_bytes) {
 
 Result<PoolStatistics> make_pool(const Request& request, bool new_file) {
   if (!new_file && !request.format.force) TRY(refuse_data(request.path));
-  auto medium = TRY(open_pmem2_medium(request.path, {}));
+  auto medium = TRY(open_unmounted(request.path, {}));
   const MediumKind kind = medium->info().kind;
   if (!new_file && (kind == MediumKind::kEmulatedFile || kind == MediumKind::kFsdaxFile))
     TRY(allocate_file(request.path, medium->size_bytes()));

@@ -2,17 +2,22 @@
 
 #include <fmt/core.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <cerrno>
 #include <chrono>
 #include <iostream>
 #include <thread>
 
-#include "engine/medium_pmem2.h"
+#include "fuse/mount_table.h"
 
 namespace daxcow::tools {
 
 namespace {
+
+// How long to wait for another process to let go of the pool: three seconds.
+constexpr int kAttempts = 30;
+constexpr auto kPause = std::chrono::milliseconds(100);
 
 Result<std::unique_ptr<Pool>> open_here(const std::string& path, bool read_only) {
   auto medium = TRY(open_pmem2_medium(path, {.read_only = read_only}));
@@ -45,6 +50,21 @@ Result<std::string> resolve_pool(const std::string& name) {
   return name;
 }
 
+Result<std::unique_ptr<Medium>> open_unmounted(const std::string& path, const Pmem2OpenOptions& options) {
+  for (int attempt = 0;; ++attempt) {
+    auto medium = open_pmem2_medium(path, options);
+    if (medium || medium.error().code != ErrorCode::kBusy || attempt == kAttempts) return medium;
+    auto reply = call_daemon(path, {{"op", "mounts"}});
+    if (!reply) return medium;  // no permission to ask
+    // The daemon may not know yet that a mount is gone; the kernel does.
+    for (const nlohmann::json& mount : *reply ? (**reply)["mounts"] : nlohmann::json::array())
+      if (auto entry = find_mount(makedev(mount.value("major", 0u), mount.value("minor", 0u))); entry && *entry)
+        return fail(ErrorCode::kBusy,
+                    fmt::format("{} is in use: mounted at {}; unmount it first", path, (*entry)->mount_point));
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
 Result<PoolAccess> PoolAccess::open(const std::string& name, Need need) {
   PoolAccess access;
   access.path_ = TRY(resolve_pool(name));
@@ -73,9 +93,9 @@ Result<> PoolAccess::reach() {
       pool_ = std::move(*pool);
       return {};
     }
-    if (pool.error().code != ErrorCode::kBusy || attempt == 20) return std::unexpected(std::move(pool).error());
+    if (pool.error().code != ErrorCode::kBusy || attempt == kAttempts) return std::unexpected(std::move(pool).error());
     if (why == ErrorCode::kPermission) return std::unexpected(std::move(client).error());
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    std::this_thread::sleep_for(kPause);
   }
 }
 

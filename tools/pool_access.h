@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/medium_pmem2.h"
 #include "engine/pool.h"
 #include "engine/result.h"
 #include "fuse/control_client.h"
@@ -19,6 +20,10 @@ Result<std::string> resolve_pool(const std::string& name);
 
 // An error of the engine, which does not know the path, as one about this pool.
 Error about_pool(const std::string& path, const Error& error);
+
+// Opens the medium of a pool that must not be mounted. The daemon ends a moment after the last umount has returned, so
+// this waits a little for a pool that is in use; not if it is mounted, which the error then says.
+Result<std::unique_ptr<Medium>> open_unmounted(const std::string& path, const Pmem2OpenOptions& options);
 
 class PoolAccess {
  public:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Wrong input and bad conditions on real mounts: each gives one clear line on standard error and a conventional exit code, and
-# loses nothing. mount.daxcow: 1 wrong usage or not root, 2 system error, 32 mount failure; daxcow and mkfs.daxcow: 1 and 2;
-# fsck.daxcow: 8 and 16.
+# Wrong input and bad conditions on real mounts: each gives one clear line on standard error and a conventional exit
+# code, and loses nothing. mount.daxcow: 1 wrong usage or not root, 2 system error, 32 mount failure; daxcow and
+# mkfs.daxcow: 1 and 2; fsck.daxcow: 8 and 16.
 set -uo pipefail
 
 ((EUID == 0)) || { echo "SKIPPED: mounting needs root"; exit 77; }
@@ -39,7 +39,8 @@ fail() {
   failures=$((failures + 1))
 }
 
-# refused CODE WORDS COMMAND...: the command fails with this code and says one line, with these words and the program's name.
+# refused CODE WORDS COMMAND...: the command fails with this code and says one line, with these words and the program's
+# name.
 refused() {
   local code=$1 words=$2 status
   shift 2
@@ -61,7 +62,7 @@ mkdir mnt mnt2
 works mkfs.daxcow -q --size 64M good.pool
 touch file
 
-# --- what is no pool ------------------------------------------------------------------------------------------------------
+# --- what is no pool -------------------------------------------------------------------------------------------------
 refused 1 "16 MiB" mkfs.daxcow --size 8M small.pool
 [[ ! -e small.pool ]] || fail "mkfs.daxcow left a pool that is too small"
 truncate -s 8M small.pool
@@ -97,7 +98,8 @@ patch_version() {
     for my $offset (0, -4096 + -s $pool) {
       sysseek($pool, $offset, 0);
       sysread($pool, my $block, 4096) == 4096 or die "cannot read a superblock\n";
-      crc32c(substr($block, 0, 4092)) == unpack("V", substr($block, 4092)) or die "the CRC of a superblock is another\n";
+      my $crc = unpack("V", substr($block, 4092));
+      crc32c(substr($block, 0, 4092)) == $crc or die "the CRC of a superblock is computed in another way\n";
       substr($block, 8, 2) = pack("v", 9);
       substr($block, 4092) = pack("V", crc32c(substr($block, 0, 4092)));
       sysseek($pool, $offset, 0);
@@ -129,7 +131,7 @@ works umount mnt
 wait_for_end headless.pool
 works fsck.daxcow headless.pool
 
-# --- where and what to mount ------------------------------------------------------------------------------------------------
+# --- where and what to mount -----------------------------------------------------------------------------------------
 refused 1 "DIRECTORY" mount.daxcow good.pool
 refused 1 "unknown option" mount.daxcow good.pool mnt -o wrong
 refused 1 "threads" mount.daxcow good.pool mnt -o threads=1
@@ -145,8 +147,8 @@ refused 8 "permission" "${as_nobody[@]}" fsck.daxcow good.pool
 refused 1 "permission" "${as_nobody[@]}" mkfs.daxcow --size 32M "$work/nobody.pool"
 
 # Without /dev/fuse, in a mount namespace of its own.
-hide_fuse='mkdir dev && mount -t tmpfs none dev && mkdir dev/shm && mount --bind /dev/shm dev/shm && mount --move dev /dev &&
-  exec mount.daxcow good.pool mnt'
+hide_fuse='mkdir dev && mount -t tmpfs none dev && mkdir dev/shm && mount --bind /dev/shm dev/shm &&
+  mount --move dev /dev && exec mount.daxcow good.pool mnt'
 if unshare -m true 2>/dev/null; then
   refused 32 "/dev/fuse" unshare -m bash -c "$hide_fuse"
   wait_for_end good.pool
@@ -157,10 +159,10 @@ if unshare -m true 2>/dev/null; then
   read_only='mkdir -p ro && mount --bind . ro && mount -o remount,bind,ro ro && exec mount.daxcow ro/good.pool mnt'
   refused 32 "read-only" unshare -m bash -c "$read_only"
   read_only_check='mount --bind . ro && mount -o remount,bind,ro ro && exec fsck.daxcow ro/good.pool'
-  timeout 60 unshare -m bash -c "$read_only_check" >out 2>err </dev/null || fail "fsck.daxcow of a read-only file: $(cat out err)"
+  works unshare -m bash -c "$read_only_check"
 fi
 
-# --- in use -----------------------------------------------------------------------------------------------------------------
+# --- in use ----------------------------------------------------------------------------------------------------------
 works mount.daxcow good.pool mnt
 echo kept >mnt/file
 refused 32 "mounted already" mount.daxcow good.pool mnt2
@@ -188,7 +190,7 @@ works umount mnt
 wait_for_end good.pool
 works fsck.daxcow good.pool
 
-# --- a dead daemon ------------------------------------------------------------------------------------------------------------
+# --- a dead daemon ---------------------------------------------------------------------------------------------------
 works mount.daxcow good.pool mnt
 process=$(daxcow stat --json good.pool | sed -n 's/.*"process": *\([0-9]*\).*/\1/p' | head -n 1)
 kill -9 "$process"
@@ -201,7 +203,7 @@ works umount mnt
 wait_for_end good.pool
 works fsck.daxcow good.pool
 
-# --- a full pool --------------------------------------------------------------------------------------------------------------
+# --- a full pool -----------------------------------------------------------------------------------------------------
 works mkfs.daxcow -q --size 32M full.pool
 works mount.daxcow full.pool mnt
 head -c 300000 /dev/urandom >sample
@@ -243,13 +245,17 @@ works mkfs.daxcow -q --size 32M held.pool
 works mount.daxcow held.pool mnt
 works dd if=/dev/urandom of=mnt/data bs=1M count=12 status=none
 works daxcow snapshot held.pool main keep
-sum=$(sha256sum <mnt/data)
+cp mnt/data held
 expect_full "filling" dd if=/dev/zero of=mnt/fill bs=4k status=none
-expect_full "overwriting what a snapshot holds" dd if=/dev/zero of=mnt/data bs=1M count=12 conv=notrunc,fsync status=none
+overwrite=(dd if=/dev/zero of=mnt/data bs=1M count=12 conv=notrunc,fsync status=none)
+expect_full "overwriting what a snapshot holds" "${overwrite[@]}"
+works mount.daxcow held.pool mnt2 -o volume=keep
+cmp mnt2/data held || fail "the snapshot has changed in the full pool"
+works umount mnt2
 works daxcow volume delete held.pool keep
 works rm mnt/fill
 works daxcow settle held.pool
-works dd if=/dev/zero of=mnt/data bs=1M count=12 conv=notrunc,fsync status=none
+works "${overwrite[@]}"
 works umount mnt
 wait_for_end held.pool
 works fsck.daxcow held.pool
