@@ -378,8 +378,10 @@ Result<std::vector<BadRange>> Pmem2Medium::bad_ranges() {
   if (emulated_) return emulated_->listed();
   if (!source_of_bad_) return BadRanges{};
   BadRanges bad = TRY(read_badblocks(*source_of_bad_));
-  if (info_.kind == MediumKind::kFsdaxFile && !bad.empty())
-    bad = translate_to_file(bad, TRY(file_extents(file_.get())));
+  if (info_.kind == MediumKind::kFsdaxFile && !bad.empty()) {
+    const auto extents = TRY(file_extents(file_.get()));
+    bad = translate_to_file(bad, extents);
+  }
   return clip(std::move(bad), 0, size_bytes_);
 }
 

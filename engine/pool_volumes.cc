@@ -76,7 +76,8 @@ Result<Pool::State::Entry> Pool::State::find(std::string_view name) {
     const InodeRecord root = TRY(zero.table.read(reader, format::kRootInode));
     const auto entry = TRY(find_entry(reader, root, *index, name));
     if (!entry) return fail(ErrorCode::kNotFound, "no volume '" + std::string(name) + "' in this pool; see daxcow volume list");
-    return Entry{entry->inode, std::string(name), TRY(zero.table.read(reader, entry->inode))};
+    const InodeRecord record = TRY(zero.table.read(reader, entry->inode));
+    return Entry{entry->inode, std::string(name), record};
   });
 }
 

@@ -60,7 +60,8 @@ inline std::unexpected<Error> fail(ErrorCode code, std::string message) {
 
 }  // namespace daxcow
 
-// Evaluates a Result; on an error returns it from the enclosing function, else yields the value.
+// Evaluates a Result; on an error returns it from the enclosing function, else yields the value. Not within an expression
+// that has made an object which owns something by then (an argument, a list's element): the return would leak it.
 #define TRY(expression)                                                              \
   ({                                                                                 \
     auto&& try_result_ = (expression);                                               \

@@ -55,7 +55,8 @@ Result<json> volume_list(const Command& command) {
 }
 
 Result<json> volume_create(const Command& command) {
-  return json{{"number", TRY(command.pool.create_volume(command.text("name"))).value}};
+  const VolumeNumber made = TRY(command.pool.create_volume(command.text("name")));
+  return json{{"number", made.value}};
 }
 
 Result<json> volume_delete(const Command& command) {
@@ -70,7 +71,8 @@ Result<json> volume_rollback(const Command& command) {
 
 Result<json> snapshot(const Command& command) {
   const bool read_only = command.request.value("read_only", true);
-  return json{{"number", TRY(command.pool.snapshot(command.text("volume"), command.text("name"), read_only)).value}};
+  const VolumeNumber made = TRY(command.pool.snapshot(command.text("volume"), command.text("name"), read_only));
+  return json{{"number", made.value}};
 }
 
 Result<json> owners(const Command& command) {
@@ -132,9 +134,10 @@ Result<json> clone(const Command& command) {
   OpenFile from;
   if (from_request.at("volume") == to_request.at("volume")) {
     from.volume = to.volume;
-    from.attributes = from_request.contains("inode")
-        ? TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())))
-                          : TRY(to.volume->find(from_request.at("path").get<std::string>()));
+    if (from_request.contains("inode"))
+      from.attributes = TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())));
+    else
+      from.attributes = TRY(to.volume->find(from_request.at("path").get<std::string>()));
   } else {
     from = TRY(open_file(command, from_request, true));
   }
@@ -175,7 +178,10 @@ Result<json> clone(const Command& command) {
   return json{{"bytes_done", done}};
 }
 
-Result<json> scrub(const Command& command) { return json{{"found", TRY(command.pool.scrub(command.progress))}}; }
+Result<json> scrub(const Command& command) {
+  const std::uint64_t found = TRY(command.pool.scrub(command.progress));
+  return json{{"found", found}};
+}
 
 Result<json> settle(const Command& command) {
   command.pool.settle();

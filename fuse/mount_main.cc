@@ -125,11 +125,11 @@ Result<std::string> canonical(const std::string& path) {
 }
 
 Result<MountRequest> make_request(const CommandLine& line) {
-  MountRequest request {
-    TRY(canonical(line.pool))
-    , TRY(canonical(line.directory))
-    , line.options, line.debug
-  };
+  MountRequest request;
+  request.pool_path = TRY(canonical(line.pool));
+  request.directory = TRY(canonical(line.directory));
+  request.options = line.options;
+  request.debug = line.debug;
   struct stat status;
   if (::stat(request.directory.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, line.directory));
   if (!S_ISDIR(status.st_mode)) return fail(ErrorCode::kNotDirectory, line.directory + " is not a directory");

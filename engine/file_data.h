@@ -1,0 +1,42 @@
+// What the parts of a volume that deal with file data share. Internal to engine/volume_*.cc and file_writer.cc.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/format.h"
+#include "engine/map.h"
+#include "engine/volume_state.h"
+
+namespace daxcow {
+
+// An area of zeros, for replies that lead into holes and for zeroing parts of blocks.
+inline constexpr std::uint64_t kZeroBytes = 1 << 20;
+extern const std::byte kZeros[kZeroBytes];
+
+// The blocks that [offset, +length) touches.
+FileRange block_range(std::uint64_t offset, std::uint64_t length);
+
+// kIsDirectory, kInvalid.
+Result<> check_regular(const format::InodeRecord& record);
+
+struct FileView {
+  format::InodeRecord record;
+  std::vector<Segment> segments;
+};
+// Record and map of a stretch of a file as of one moment. kDamaged if the map leads out of the data.
+Result<FileView> view_of(Volume::State& state, InodeNumber inode, FileRange range);
+
+// Written, neither a hole nor unwritten.
+inline bool holds_data(const Segment& segment) { return segment.entry.present() && !segment.entry.unwritten(); }
+
+// Which parts of these segments (all present, inside `range`) others refer to as well. Makes the path to the whole range
+// exclusive first. Valid as long as the caller holds the inode's lock exclusively and stays in its operation.
+struct SharingAnswer {
+  Segment segment;
+  bool shared;
+};
+Result<std::vector<SharingAnswer>> ask_sharing(Volume::State& state, InodeNumber inode, FileRange range,
+                                               const std::vector<Segment>& segments);
+
+}  // namespace daxcow
