@@ -1,0 +1,376 @@
+#include "test/explore/explorer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <optional>
+
+#include "engine/checker.h"
+#include "engine/format.h"
+#include "engine/store.h"
+
+namespace daxcow::test {
+namespace {
+
+constexpr std::size_t kKeptFailures = 100;  // of different workloads
+
+// A dump without the blocks that `lost` says are lost in it, so that what is left can be compared.
+void forget_lost(DumpedInode& inode, const std::set<std::uint64_t>& lost) {
+  inode.lost.clear();
+  for (const std::uint64_t block : lost) inode.blocks.erase(block);
+}
+
+const DumpedInode* inode_in(const Dump& dump, const std::string& volume, const std::string& path) {
+  const auto v = dump.volumes.find(volume);
+  if (v == dump.volumes.end()) return nullptr;
+  const auto i = v->second.names.find(path);
+  return i == v->second.names.end() ? nullptr : &i->second;
+}
+
+void add_losses(Dump& to, const Dump& from) {
+  for (const auto& [volume, content] : from.volumes)
+    for (const auto& [path, inode] : content.names)
+      if (auto* other = const_cast<DumpedInode*>(inode_in(to, volume, path))) other->lost.insert(inode.lost.begin(), inode.lost.end());
+}
+
+// Every byte is that of one or the other. Blocks that are lost were left out on all sides.
+bool is_mixed(const DumpedInode& found, const DumpedInode& a, const DumpedInode& b) {
+  static const std::string kZeros(kBlockBytes, '\0');
+  const auto block_of = [](const DumpedInode& inode, std::uint64_t block) -> const std::string& {
+    const auto it = inode.blocks.find(block);
+    return it == inode.blocks.end() ? kZeros : it->second;
+  };
+  std::set<std::uint64_t> blocks;
+  for (const auto* inode : {&found, &a, &b})
+    for (const auto& [block, content] : inode->blocks) blocks.insert(block);
+  for (const std::uint64_t block : blocks) {
+    if (a.lost.contains(block) || b.lost.contains(block)) continue;
+    const std::string &x = block_of(found, block), &y = block_of(a, block), &z = block_of(b, block);
+    if (x == y || x == z) continue;
+    for (std::size_t i = 0; i < kBlockBytes; ++i)
+      if (x[i] != y[i] && x[i] != z[i]) return false;
+  }
+  return true;
+}
+
+struct Position {
+  BlockNumber block;
+  std::string what;
+  bool data;
+};
+
+// One block of every class that the pool has.
+std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& random) {
+  std::vector<Position> positions;
+  const auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+  if (!pool) return positions;
+  Store& store = (*pool)->store();
+  const auto add = [&](BlockNumber block, const std::string& what) { positions.push_back({block, what, false}); };
+  add(BlockNumber(0), "superblock");
+  add(BlockNumber(recording.memory().size() / kBlockBytes - 1), "second superblock");
+  add(format::kJournalChunk, "journal");
+  add(format::kJournalChunk + format::kMirrorBlocks, "journal's mirror");
+  add(format::kFirstChunk, "chunk header");
+  add(format::kFirstChunk + format::kMirrorBlocks, "chunk header's mirror");
+  std::map<std::string, std::vector<BlockNumber>> by_type;
+  static const char* const kTypes[] = {"free", "roots", "map node", "inodes", "directory", "attributes", "symlink", "orphans", "graveyard", "reverse leaf"};
+  for (const BlockNumber base : store.metadata().chunks())
+    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
+      const auto descriptor = store.metadata().descriptor(base + i);
+      std::string name = kTypes[static_cast<unsigned>(descriptor.type)];
+      if (descriptor.type == format::BlockType::kMapNode) name += " of level " + std::to_string(descriptor.level) + ", kind " + std::to_string(static_cast<unsigned>(descriptor.leaf_kind));
+      by_type[name].push_back(base + i);
+    }
+  for (const auto& [name, blocks] : by_type) {
+    const BlockNumber block = blocks[random() % blocks.size()];
+    add(block, name);
+    add(Metadata::mirror_of(block), name + "'s mirror");
+  }
+  std::map<std::string, std::vector<BlockNumber>> data;
+  for (std::uint64_t block = 1; block < recording.memory().size() / kBlockBytes - 1; ++block) {
+    const auto report = (*pool)->report(BlockNumber(block), 2);
+    if (!report) continue;
+    if (report->use == BlockUse::kFree) data["free block"].push_back(report->block);
+    if (report->use == BlockUse::kData) data[report->owners.size() > 1 ? "shared data" : "data"].push_back(report->block);
+  }
+  for (const auto& [name, blocks] : data)
+    positions.push_back({blocks[random() % blocks.size()], name, name != "free block"});
+  recording.cut_power();
+  return positions;
+}
+
+}  // namespace
+
+std::string Workload::name() const {
+  std::string text = std::string(setup->name) + ":";
+  for (const Operation* operation : operations) text += std::string(" ") + operation->name;
+  return text;
+}
+
+void Tally::add(const Tally& other) {
+  workloads += other.workloads;
+  operations += other.operations;
+  refused += other.refused;
+  drains += other.drains;
+  states += other.states;
+  nested_states += other.nested_states;
+  used += other.used;
+  poison_positions += other.poison_positions;
+  poison_states += other.poison_states;
+  failure_count += other.failure_count;
+  for (const auto& failure : other.failures)
+    if (failures.size() < kKeptFailures) failures.push_back(failure);
+}
+
+void Explorer::fail(const Workload& workload, const std::string& where, const std::string& what) {
+  ++tally_.failure_count;
+  const bool known = !tally_.failures.empty() && tally_.failures.back().starts_with(workload.name() + ": ");
+  if (!known && tally_.failures.size() < kKeptFailures) tally_.failures.push_back(workload.name() + ": " + where + ": " + what);
+}
+
+std::vector<std::byte>& Explorer::load(const Setup& setup) {
+  auto& image = images_[setup.name];
+  if (image.empty()) image = make_image(setup);
+  memory_ = image;
+  return memory_;
+}
+
+Result<Dump> Explorer::dump_as_opened(Recording& recording) {
+  recording.arm();
+  Result<Dump> found = [&]() -> Result<Dump> {
+    auto pool = TRY(Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}}));
+    auto result = dump(*pool, {}, {.tolerate_losses = true});
+    recording.cut_power();
+    return result;
+  }();
+  recording.take_log().undo(recording.memory());
+  return found;
+}
+
+bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Expected& expected,
+                   std::optional<BlockNumber> goes_bad) {
+  auto world = World::open(recording);
+  if (!world) {
+    fail(workload, "before", "does not open: " + describe(world.error()));
+    return false;
+  }
+  bool times_are_lazy = false;
+  for (const Operation* operation : workload.operations) {
+    if (operation == workload.operations.back()) recording.arm();
+    times_are_lazy |= !operation->in_place.empty();
+    ++tally_.operations;
+    if (!operation->run(**world)) ++tally_.refused;
+  }
+  log = recording.take_log();
+  const auto live = dump((*world)->pool(), (*world)->volumes(), {.tolerate_losses = true});
+  recording.cut_power();
+  world->reset();
+  auto after = dump_as_opened(recording);
+  if (goes_bad) recording.inject(*goes_bad);
+  const auto losses_after = dump_as_opened(recording);
+  log.undo(recording.memory());
+  const auto before = dump_as_opened(recording);
+  const auto taken = [&](const Result<Dump>& one, const char* when) {
+    if (!one) fail(workload, when, describe(one.error()));
+    return one.has_value();
+  };
+  if (!taken(live, "alive") || !taken(after, "after") || !taken(losses_after, "after") || !taken(before, "before")) return false;
+  if (auto differs = difference(*live, *after, {.times = times_are_lazy})) {
+    fail(workload, "after the last drain", "what was completed is not there: " + *differs);
+    return false;
+  }
+  add_losses(*after, *losses_after);
+  expected = {std::move(*before), std::move(*after), workload.operations.back()};
+  return true;
+}
+
+std::string Explorer::judge(const Dump& found, const Expected& expected) const {
+  for (const auto& [volume, content] : found.volumes)
+    for (const auto& [path, inode] : content.names) {
+      const DumpedInode* sides[] = {inode_in(expected.before, volume, path), inode_in(expected.after, volume, path)};
+      for (const std::uint64_t block : inode.lost)
+        if (std::ranges::none_of(sides, [&](const DumpedInode* side) { return side != nullptr && side->lost.contains(block); }))
+          return volume + ":" + path + ": block " + std::to_string(block) + " is lost";
+    }
+  const std::string before = compare(found, expected.before, expected);
+  if (before.empty()) return "";
+  const std::string after = compare(found, expected.after, expected);
+  if (after.empty()) return "";
+  return "neither as before (" + before + ") nor as after (" + after + ")";
+}
+
+// How `found` differs from one side, beyond what is lost and what an overwrite in place may leave.
+std::string Explorer::compare(Dump found, Dump side, const Expected& expected) const {
+  for (auto& [volume, content] : found.volumes)
+    for (auto& [path, inode] : content.names) {
+      auto* other = const_cast<DumpedInode*>(inode_in(side, volume, path));
+      auto lost = inode.lost;
+      if (other != nullptr) lost.insert(other->lost.begin(), other->lost.end());
+      forget_lost(inode, lost);
+      if (other != nullptr) forget_lost(*other, lost);
+    }
+  for (const auto& path : expected.operation->in_place) {
+    const DumpedInode *a = inode_in(expected.before, "main", path), *b = inode_in(expected.after, "main", path);
+    const DumpedInode* inode = inode_in(found, "main", path);
+    auto* other = const_cast<DumpedInode*>(inode_in(side, "main", path));
+    if (a == nullptr || b == nullptr || inode == nullptr || other == nullptr || !is_mixed(*inode, *a, *b)) continue;
+    other->blocks = inode->blocks;
+    for (std::size_t t = 0; t < 3; ++t)
+      if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t] ||
+          (expected.operation->in_steps && inode->times[t] > a->times[t] && inode->times[t] < b->times[t]))
+        other->times[t] = inode->times[t];
+    if (!expected.operation->in_steps) continue;
+    const auto between = [](std::uint64_t x, std::uint64_t y, std::uint64_t z) { return x >= std::min(y, z) && x <= std::max(y, z); };
+    if (between(inode->size_bytes, a->size_bytes, b->size_bytes)) other->size_bytes = inode->size_bytes;
+    if (between(inode->block_count, a->block_count, b->block_count)) other->block_count = inode->block_count;
+  }
+  return difference(side, found).value_or("");
+}
+
+std::string Explorer::use(Pool& pool) {
+  const auto tolerated = [](const Error& error) {
+    return error.code == ErrorCode::kNoSpace || error.code == ErrorCode::kExists || error.code == ErrorCode::kPoisoned;
+  };
+  const auto volumes = pool.volumes();
+  if (!volumes) return "volumes: " + describe(volumes.error());
+  for (const VolumeInfo& info : *volumes) {
+    if (info.read_only) continue;
+    auto volume = pool.mount(info.name, false);
+    if (!volume) return "mount of " + info.name + ": " + describe(volume.error());
+    const std::string data(9'000, 'u');
+    const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = 0100644, .symlink_target = {}});
+    if (!made) {
+      if (tolerated(made.error())) continue;
+      return "create: " + describe(made.error());
+    }
+    if (auto done = (*volume)->write(made->inode, 0, std::as_bytes(std::span(data))); !done && !tolerated(done.error()))
+      return "write: " + describe(done.error());
+    for (const char* path : {"/small", "/big", "/clone"}) {
+      const auto file = (*volume)->find(path);
+      if (!file || (file->mode & 0170000) != 0100000) continue;
+      if (auto done = (*volume)->write(file->inode, 3'000, std::as_bytes(std::span(data))); !done && !tolerated(done.error()))
+        return std::string("write to ") + path + ": " + describe(done.error());
+    }
+    if (auto done = (*volume)->unlink(format::kRootInode, "used-after-the-crash"); !done) return "unlink: " + describe(done.error());
+  }
+  pool.settle();
+  const auto report = check(pool, {.progress = {}});
+  if (!report) return "check: " + describe(report.error());
+  for (const Finding& finding : report->findings)
+    if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
+      return std::string("check after use: ") + name_of(finding.kind) + ": " + finding.where + ": " + finding.what;
+  return "";
+}
+
+std::string Explorer::look(Recording& recording, const Expected& expected, bool use_it, Log* recovery) {
+  recording.arm();
+  const BadRanges bad = recording.listed();
+  const auto verdict = [&]() -> std::string {
+    auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+    if (!pool) return "does not open: " + describe(pool.error());
+    if (!bad.empty()) (*pool)->settle();
+    const auto report = check(**pool, {.progress = {}});
+    std::string found;
+    if (!report) {
+      found = "check: " + describe(report.error());
+    } else {
+      for (const Finding& finding : report->findings)
+        if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned && found.empty())
+          found = std::string("check: ") + name_of(finding.kind) + ": block " + std::to_string(finding.block.value) + ": " + finding.where + ": " + finding.what;
+    }
+    if (found.empty()) {
+      const auto now = dump(**pool, {}, {.tolerate_losses = !bad.empty()});
+      found = now ? judge(*now, expected) : "dump: " + describe(now.error());
+    }
+    if (found.empty() && use_it) {
+      ++tally_.used;
+      found = use(**pool);
+    }
+    recording.cut_power();
+    return found;
+  }();
+  Log log = recording.take_log();
+  log.undo(recording.memory());
+  recording.set_listed(bad);
+  if (recovery != nullptr) *recovery = std::move(log);
+  return verdict;
+}
+
+void Explorer::explore(const Workload& workload) {
+  std::mt19937_64 random(options_.seed ^ std::hash<std::string>()(workload.name()));
+  Recording recording(load(*workload.setup));
+  Log log;
+  Expected expected;
+  ++tally_.workloads;
+  if (!run(workload, recording, log, expected)) return;
+  tally_.drains += log.drain_count();
+  const auto every = [&](unsigned n) { return n != 0 && random() % n == 0; };
+  for_each_crash(recording.memory(), log, options_.crash, random, [&](const CrashPoint& point) {
+    ++tally_.states;
+    recording.set_listed(point.bad);
+    const bool nested = every(options_.nested_every);
+    Log recovery;
+    const auto where = [](const CrashPoint& p) {
+      return "after drain " + std::to_string(p.drain) + ", " + std::to_string(p.lines) + " lines under way, " + p.choice;
+    };
+    if (const std::string found = look(recording, expected, !nested && every(options_.use_every), nested ? &recovery : nullptr); !found.empty()) {
+      fail(workload, where(point), found);
+      return tally_.failure_count < 1000;
+    }
+    if (!nested) return true;
+    const bool went_on = for_each_crash(recording.memory(), recovery, options_.nested, random, [&](const CrashPoint& inner) {
+      ++tally_.nested_states;
+      recording.set_listed(inner.bad);
+      const std::string found = look(recording, expected, false, nullptr);
+      if (!found.empty()) fail(workload, where(point) + "; recovery crashed " + where(inner), found);
+      return tally_.failure_count < 1000;
+    });
+    recovery.undo(recording.memory());
+    return went_on;
+  });
+}
+
+void Explorer::explore_poison(const Workload& workload) {
+  std::mt19937_64 random(options_.seed ^ std::hash<std::string>()(workload.name()));
+  std::vector<Position> positions;
+  std::size_t event_count = 0;
+  {
+    Recording recording(load(*workload.setup));
+    recording.arm();
+    positions = poison_positions(recording, random);
+    recording.take_log().undo(recording.memory());
+    Log log;
+    Expected expected;
+    if (!run(workload, recording, log, expected)) return;
+    event_count = log.events.size();
+  }
+  ++tally_.workloads;
+  for (const Position& position : positions) {
+    for (const char* when : {"before", "during", "after"}) {
+      ++tally_.poison_positions;
+      Recording recording(load(*workload.setup));
+      if (*when == 'b') recording.inject(position.block);
+      if (*when == 'd') {
+        if (event_count == 0) continue;
+        recording.inject_at(random() % event_count, position.block);
+      }
+      Log log;
+      Expected expected;
+      if (!run(workload, recording, log, expected, position.block)) {
+        tally_.failures.back() += std::string(" [") + position.what + ", block " + std::to_string(position.block.value) + ", bad " + when + "]";
+        continue;
+      }
+      for_each_crash(recording.memory(), log, options_.crash, random, [&](const CrashPoint& point) {
+        ++tally_.poison_states;
+        BadRanges bad = point.bad;
+        if (*when == 'a') bad = unite(std::move(bad), {range_of({position.block, 1})});
+        recording.set_listed(bad);
+        if (const std::string found = look(recording, expected, random() % 8 == 0, nullptr); !found.empty())
+          fail(workload, position.what + ", block " + std::to_string(position.block.value) + ", bad " + when + "; crash after drain " + std::to_string(point.drain) + ", " + point.choice, found);
+        return tally_.failure_count < 1000;
+      });
+    }
+  }
+}
+
+}  // namespace daxcow::test

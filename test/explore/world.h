@@ -1,0 +1,91 @@
+// A small pool with a bit of everything in it, and the operations that the exploration tries on it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/pool.h"
+#include "test/recording_medium.h"
+
+namespace daxcow::test {
+
+// An open pool on a recording, its mounted volumes, and helpers in terms of paths. Paths name files of the volume "main";
+// "other:/p" those of another one.
+class World {
+ public:
+  // Opens the pool that is in the recording's memory and mounts every writable volume.
+  static Result<std::unique_ptr<World>> open(Recording& recording);
+  // Closes the pool in order, unless the power was cut.
+  ~World();
+
+  Pool& pool() { return *pool_; }
+  Recording& recording() { return recording_; }
+  const std::map<std::string, std::shared_ptr<Volume>>& volumes() const { return volumes_; }
+  Volume& volume(std::string_view name = "main");
+  Result<> mount_all();
+  void unmount(const std::string& name);
+
+  Result<InodeNumber> inode(std::string_view path);
+  Result<> create(std::string_view path, std::uint32_t mode, std::string_view target = {});
+  Result<> write(std::string_view path, std::uint64_t offset, std::uint64_t length);
+  Result<> truncate(std::string_view path, std::uint64_t size);
+  Result<> allocate(std::string_view path, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
+  Result<> unlink(std::string_view path);
+  Result<> remove_directory(std::string_view path);
+  Result<> rename(std::string_view from, std::string_view to, RenameMode mode = RenameMode::kReplace);
+  Result<> link(std::string_view from, std::string_view to);
+  Result<> set_attribute(std::string_view path, std::string_view name, std::uint64_t length);
+  // Whole file when length is 0.
+  Result<> clone(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset, std::uint64_t length);
+  // As a process that has the file open: it stays when its name goes.
+  Result<> hold(std::string_view path);
+  void let_go();
+  // Makes the block that holds this part of the file go bad.
+  Result<> poison(std::string_view path, FileBlock block);
+
+ private:
+  explicit World(Recording& recording) : recording_(recording) {}
+  struct Place {
+    Volume* volume;
+    InodeNumber directory;
+    std::string name;
+  };
+  Result<Place> place(std::string_view path);
+  std::string content(std::uint64_t length);
+
+  Recording& recording_;
+  std::unique_ptr<Pool> pool_;
+  std::map<std::string, std::shared_ptr<Volume>> volumes_;
+  std::vector<std::pair<std::shared_ptr<Volume>, InodeNumber>> held_;
+  std::uint64_t writes_ = 0;
+};
+
+// A pool to begin with.
+struct Setup {
+  const char* name;
+  const char* what;
+  Result<> (*build)(World& world);
+};
+std::span<const Setup> setups();
+// Its content, closed in order. The same setup always gives a pool of the same structure.
+std::vector<std::byte> make_image(const Setup& setup);
+
+struct Operation {
+  const char* name;
+  Result<> (*run)(World& world);
+  // Files of "main" that may be overwritten in place: after a crash each of their bytes may be old or new, and times are
+  // lazy. All else must have happened wholly or not at all.
+  std::vector<std::string> in_place;
+  // Several transactions, which do the parts of the range one after the other: size and counts of the files named above
+  // may be in between, too.
+  bool in_steps = false;
+};
+std::span<const Operation> operations();
+
+}  // namespace daxcow::test
