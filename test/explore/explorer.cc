@@ -157,7 +157,7 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
   bool times_are_lazy = false;
   for (const Operation* operation : workload.operations) {
     if (operation == workload.operations.back()) recording.arm();
-    times_are_lazy |= !operation->in_place.empty();
+    times_are_lazy |= operation->atomicity != Atomicity::kWhole;
     ++tally_.operations;
     if (!operation->run(**world)) ++tally_.refused;
   }
@@ -180,7 +180,13 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
     return false;
   }
   add_losses(*after, *losses_after);
-  expected = {std::move(*before), std::move(*after), workload.operations.back()};
+  expected = {std::move(*before), std::move(*after), workload.operations.back(), workload.operations.back()->atomicity};
+  if (expected.atomicity == Atomicity::kNew)
+    expected.atomicity = workload.operations.size() == 1 ? Atomicity::kWhole : Atomicity::kInPlace;
+  if (const std::string found = check_bystanders(expected); !found.empty()) {
+    fail(workload, "after", found);
+    return false;
+  }
   return true;
 }
 
@@ -209,22 +215,61 @@ std::string Explorer::compare(Dump found, Dump side, const Expected& expected) c
       forget_lost(inode, lost);
       if (other != nullptr) forget_lost(*other, lost);
     }
-  for (const auto& path : expected.operation->in_place) {
-    const DumpedInode *a = inode_in(expected.before, "main", path), *b = inode_in(expected.after, "main", path);
-    const DumpedInode* inode = inode_in(found, "main", path);
-    auto* other = const_cast<DumpedInode*>(inode_in(side, "main", path));
-    if (a == nullptr || b == nullptr || inode == nullptr || other == nullptr || !is_mixed(*inode, *a, *b)) continue;
-    other->blocks = inode->blocks;
-    for (std::size_t t = 0; t < 3; ++t)
-      if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t] ||
-          (expected.operation->in_steps && inode->times[t] > a->times[t] && inode->times[t] < b->times[t]))
-        other->times[t] = inode->times[t];
-    if (!expected.operation->in_steps) continue;
-    const auto between = [](std::uint64_t x, std::uint64_t y, std::uint64_t z) { return x >= std::min(y, z) && x <= std::max(y, z); };
-    if (between(inode->size_bytes, a->size_bytes, b->size_bytes)) other->size_bytes = inode->size_bytes;
-    if (between(inode->block_count, a->block_count, b->block_count)) other->block_count = inode->block_count;
-  }
+  if (expected.atomicity == Atomicity::kWhole) return difference(side, found).value_or("");
+  const bool in_steps = expected.atomicity == Atomicity::kSteps;
+  for (auto& [volume, content] : side.volumes)
+    for (auto& [path, other] : content.names) {
+      const DumpedInode *a = inode_in(expected.before, volume, path), *b = inode_in(expected.after, volume, path);
+      const DumpedInode* inode = inode_in(found, volume, path);
+      if (a == nullptr || b == nullptr || inode == nullptr || !is_mixed(*inode, *a, *b)) continue;
+      if (!may_change(expected, volume, other.number)) continue;
+      other.blocks = inode->blocks;
+      for (std::size_t t = 0; t < 3; ++t)
+        if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t] ||
+            (in_steps && inode->times[t] > a->times[t] && inode->times[t] < b->times[t]))
+          other.times[t] = inode->times[t];
+      if (!in_steps) continue;
+      const auto between = [](std::uint64_t x, std::uint64_t y, std::uint64_t z) { return x >= std::min(y, z) && x <= std::max(y, z); };
+      if (between(inode->size_bytes, a->size_bytes, b->size_bytes)) other.size_bytes = inode->size_bytes;
+      if (between(inode->block_count, a->block_count, b->block_count)) other.block_count = inode->block_count;
+    }
   return difference(side, found).value_or("");
+}
+
+// Whether the last operation is one that changes this inode.
+bool Explorer::may_change(const Expected& expected, const std::string& volume, std::uint64_t number) const {
+  for (const std::string& changed : expected.operation->changes) {
+    const auto colon = changed.find(':');
+    const std::string changed_volume = colon == changed.npos ? "main" : changed.substr(0, colon);
+    const std::string path = colon == changed.npos ? changed : changed.substr(colon + 1);
+    if (changed_volume != volume) continue;
+    if (path == "*") return true;
+    for (const Dump* side : {&expected.before, &expected.after})
+      if (const DumpedInode* inode = inode_in(*side, volume, path); inode != nullptr && inode->number == number) return true;
+  }
+  return false;
+}
+
+// That an operation changes the content of nothing but what it was asked to change.
+std::string Explorer::check_bystanders(const Expected& expected) const {
+  for (const auto& [volume, content] : expected.before.volumes) {
+    std::map<std::uint64_t, const DumpedInode*> inodes;
+    for (const auto& [path, inode] : content.names) inodes[inode.number] = &inode;
+    const auto after = expected.after.volumes.find(volume);
+    if (after == expected.after.volumes.end()) continue;
+    for (const auto& [path, inode] : after->second.names) {
+      const auto found = inodes.find(inode.number);
+      if (found == inodes.end() || found->second->generation != inode.generation) continue;
+      if (may_change(expected, volume, inode.number)) continue;
+      DumpedInode a = *found->second, b = inode;
+      a.lost.insert(b.lost.begin(), b.lost.end());
+      forget_lost(b, a.lost);
+      forget_lost(a, std::set<std::uint64_t>(a.lost));
+      if (a.blocks != b.blocks || a.size_bytes != b.size_bytes || a.attributes != b.attributes || a.target != b.target)
+        return volume + ":" + path + " was changed by an operation on other files";
+    }
+  }
+  return "";
 }
 
 std::string Explorer::use(Pool& pool) {

@@ -53,6 +53,7 @@ class Explorer {
   struct Expected {
     Dump before, after;
     const Operation* operation;
+    Atomicity atomicity;
   };
   std::vector<std::byte>& load(const Setup& setup);
   // Runs all operations; the log is of the last. Fills what is expected, in which the owners of a block that goes bad
@@ -64,6 +65,8 @@ class Explorer {
   std::string look(Recording& recording, const Expected& expected, bool use, Log* recovery);
   std::string judge(const Dump& found, const Expected& expected) const;
   std::string compare(Dump found, Dump side, const Expected& expected) const;
+  bool may_change(const Expected& expected, const std::string& volume, std::uint64_t number) const;
+  std::string check_bystanders(const Expected& expected) const;
   std::string use(Pool& pool);
   Result<Dump> dump_as_opened(Recording& recording);
   void fail(const Workload& workload, const std::string& where, const std::string& what);

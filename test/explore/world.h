@@ -76,15 +76,19 @@ std::span<const Setup> setups();
 // Its content, closed in order. The same setup always gives a pool of the same structure.
 std::vector<std::byte> make_image(const Setup& setup);
 
+// How much of an operation may be there after a crash in it.
+enum class Atomicity {
+  kWhole,    // all or nothing
+  kNew,      // all or nothing, as long as no operation before it has written there
+  kInPlace,  // each byte that is overwritten may be old or new, and times are lazy
+  kSteps,    // likewise, and size and counts may be in between: several transactions do the range bit by bit
+};
+
 struct Operation {
   const char* name;
   Result<> (*run)(World& world);
-  // Files of "main" that may be overwritten in place: after a crash each of their bytes may be old or new, and times are
-  // lazy. All else must have happened wholly or not at all.
-  std::vector<std::string> in_place;
-  // Several transactions, which do the parts of the range one after the other: size and counts of the files named above
-  // may be in between, too.
-  bool in_steps = false;
+  std::vector<std::string> changes;  // the files whose content or extended attributes it may change; "*" ends a prefix
+  Atomicity atomicity = Atomicity::kWhole;
 };
 std::span<const Operation> operations();
 
