@@ -96,6 +96,7 @@ int main(int argc, char** argv) {
     ("threads", po::value(&threads)->default_value(0), "0: as many as there are CPUs")
     ("replay", po::value<std::string>(), "one workload, such as \"plain: create rename\"")
     ("replay-poison", po::value<std::string>(), "one workload with bad blocks")
+    ("stop-at-failure", "start no further workload after a failure")
     ("list", "print setups and operations");
   // clang-format on
   po::variables_map given;
@@ -136,19 +137,21 @@ int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   std::atomic<std::size_t> next{0};
+  std::atomic<bool> stop{false};
   std::mutex mutex;
   Tally total;
   std::vector<std::thread> workers;
   for (unsigned i = 0; i < std::min<std::size_t>(threads, jobs.size()); ++i)
     workers.emplace_back([&] {
       Explorer explorer(explore);
-      while (seconds == 0 || elapsed() < seconds) {
+      while ((seconds == 0 || elapsed() < seconds) && !stop) {
         const std::size_t job = next++;
         if (job >= jobs.size()) break;
         if (jobs[job].poison)
           explorer.explore_poison(jobs[job].workload);
         else
           explorer.explore(jobs[job].workload);
+        if (explorer.tally().failure_count != 0 && given.count("stop-at-failure")) stop = true;
       }
       const std::lock_guard guard(mutex);
       total.add(explorer.tally());
