@@ -18,7 +18,7 @@ namespace daxcow {
 
 class PoolGraveyard final : public Graveyard {
  public:
-  explicit PoolGraveyard(Store& store) : store_(store), table_(store, kVolumeZero) {}
+  explicit PoolGraveyard(Store& store) : store_(store), table_(kVolumeZero) {}
 
   // Under the transaction mutex.
   Result<> bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) override;

@@ -200,6 +200,7 @@ Result<> InodeTable::free(Transaction& transaction, InodeNumber inode) {
 }
 
 Result<std::uint64_t> next_generation(Transaction& transaction) {
+  transaction.store().mutex.assert_held();  // as long as there is a transaction
   return transaction.store().take_generation(transaction);
 }
 

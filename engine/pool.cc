@@ -59,7 +59,7 @@ Result<> make_volume_zero(Store& store) {
     zero.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
     zero.data_level = zero.attribute_level = 1;
     for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(zero, which, now);
-    InodeTable table(store, kVolumeZero);
+    InodeTable table(kVolumeZero);
     TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | 0700, now));
     TRY(make_reserved(table, transaction, format::kOrphansInode, S_IFREG | 0600, now));
     TRY(make_reserved(table, transaction, format::kGraveyardInode, S_IFREG | 0600, now));
@@ -73,7 +73,7 @@ constexpr auto kLazyInterval = std::chrono::seconds(5);
 
 Result<> make_volume_root(Transaction& transaction, VolumeNumber volume, const FormatOptions& options) {
   const Timestamp now = current_time();
-  InodeTable table(transaction.store(), volume);
+  InodeTable table(volume);
   TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | (options.root_mode & 07777), now));
   InodeRecord* root = TRY(table.edit(transaction, format::kRootInode));
   root->uid = options.root_uid;
