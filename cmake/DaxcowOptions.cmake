@@ -2,6 +2,7 @@
 
 option(DAXCOW_WERROR "Warnings are errors" OFF)
 set(DAXCOW_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize= (address,undefined or thread)")
+option(DAXCOW_FUZZ "Build the targets of libFuzzer (clang only)" OFF)
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Build type" FORCE)
@@ -31,6 +32,11 @@ target_compile_options(daxcow_options INTERFACE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Werror=thread-safety>)
 target_link_options(daxcow_options INTERFACE -Wl,--as-needed)
+
+if(DAXCOW_FUZZ)
+  # Edges only: the mutators know which values matter, and watching every comparison would halve the speed.
+  target_compile_options(daxcow_options INTERFACE -fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp,trace-div,trace-gep)
+endif()
 
 if(DAXCOW_SANITIZE)
   target_compile_options(daxcow_options INTERFACE

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <unordered_set>
 
 #include "engine/check.h"
 #include "engine/checksum.h"
@@ -71,36 +72,45 @@ Result<bool> for_each_entry(const Block& block, std::uint64_t from,
   return true;
 }
 
+Result<> for_each_directory_block(BlockReader& reader, const InodeRecord& directory,
+                                  FunctionRef<Result<>(FileBlock, const Block&)> visit) {
+  Result<> outcome{};
+  std::unordered_set<std::uint64_t> seen;
+  const FileRange all{FileBlock(0), TRY(directory_blocks(directory))};
+  TRY(for_each_segment(reader, data_fork(directory, LeafKind::kDirectory), all, [&](const Segment& segment) {
+    for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count && outcome; ++i) {
+      const BlockNumber number = segment.entry.block() + i;
+      const auto block = reader.read(number, BlockType::kDirectory);
+      if (!block)
+        outcome = std::unexpected(block.error());
+      else if (!seen.insert(number.value).second)
+        outcome = fail(ErrorCode::kDamaged, "a directory has the same block twice");
+      else
+        outcome = visit(segment.range.first + i, **block);
+    }
+    return outcome.has_value();
+  }));
+  return outcome;
+}
+
+Result<std::uint64_t> directory_blocks(const InodeRecord& directory) {
+  const std::uint64_t blocks = blocks_for(directory.size_bytes);
+  if (blocks > kMaximumBlocks) return fail(ErrorCode::kDamaged, "a directory is too large");
+  return blocks;
+}
+
 // --- index -------------------------------------------------------------------------------------------------------------
 
 Result<std::shared_ptr<DirectoryIndex>> DirectoryIndex::build(BlockReader& reader, const InodeRecord& directory) {
   auto index = std::make_shared<DirectoryIndex>();
   index->slots_.resize(16);
-  const std::uint64_t blocks = blocks_for(directory.size_bytes);
-  if (blocks > kMaximumBlocks) return fail(ErrorCode::kDamaged, "a directory is too large");
-  Result<> outcome{};
-  TRY(for_each_segment(reader, data_fork(directory, LeafKind::kDirectory), {FileBlock(0), blocks}, [&](const Segment& segment) {
-    if (!segment.entry.present()) return true;
-    for (std::uint64_t i = 0; i < segment.range.count; ++i) {
-      const auto block = reader.read(segment.entry.block() + i, BlockType::kDirectory);
-      if (!block) {
-        outcome = std::unexpected(block.error());
-        return false;
-      }
-      const std::uint64_t first = (segment.range.first.value + i) * kGranulesPerBlock;
-      auto walked = for_each_entry(**block, 0, [&](std::uint64_t granule, const DirectoryEntry& entry, std::string_view) {
-        index->insert(entry.hash, first + granule, entry.granules);
-        return true;
-      });
-      if (!walked) {
-        outcome = std::unexpected(walked.error());
-        return false;
-      }
-    }
-    return true;
+  TRY(for_each_directory_block(reader, directory, [&](FileBlock at, const Block& block) -> Result<> {
+    TRY(for_each_entry(block, 0, [&](std::uint64_t granule, const DirectoryEntry& entry, std::string_view) {
+      index->insert(entry.hash, at.value * kGranulesPerBlock + granule, entry.granules);
+      return true;
+    }));
+    return {};
   }));
-  if (!outcome) return std::unexpected(outcome.error());
-  if (index->blocks_.size() < blocks) index->blocks_.resize(blocks);
   return index;
 }
 

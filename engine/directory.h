@@ -83,6 +83,12 @@ Result<std::optional<std::string>> name_at(BlockReader& reader, const format::In
 // The file block that a position lies in.
 constexpr FileBlock block_of(DirectoryPosition position) { return FileBlock(position / format::kGranulesPerBlock); }
 
+// Blocks of a directory, holes included. kDamaged if they are more than there can be.
+Result<std::uint64_t> directory_blocks(const format::InodeRecord& directory);
+// Calls visit for each block of a directory, in order, until it fails. Damage cannot make it go on for ever: no block is
+// visited twice.
+Result<> for_each_directory_block(BlockReader& reader, const format::InodeRecord& directory,
+                                  FunctionRef<Result<>(FileBlock at, const Block& block)> visit);
 // Calls visit(position, entry, name) for each entry of a directory block from granule `from` on; false when visit stopped
 // it, kDamaged when the block makes no sense.
 Result<bool> for_each_entry(const Block& block, std::uint64_t from,

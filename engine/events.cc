@@ -16,6 +16,7 @@ const char* name_of(EventKind kind) {
     case EventKind::kMetadataLost: return "metadata-lost";
     case EventKind::kPoisonGone: return "poison-gone";
     case EventKind::kProcessSignalled: return "process-signalled";
+    case EventKind::kPowerLost: return "power-lost";
   }
   return "unknown";
 }

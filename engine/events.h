@@ -23,6 +23,7 @@ enum class EventKind {
   kMetadataLost,      // both copies are gone
   kPoisonGone,        // the device no longer lists the block (cleared by somebody else)
   kProcessSignalled,  // a process that maps a lost range was sent SIGBUS
+  kPowerLost,         // the device lost power without flushing while the pool was in use (engine/shutdown.h)
 };
 const char* name_of(EventKind kind);  // "poison-found", ...
 

@@ -1,6 +1,7 @@
 #include "engine/graveyard.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace daxcow {
 
@@ -9,9 +10,17 @@ using format::InodeRecord;
 using format::kMapFanout;
 using format::LeafKind;
 
+// Each entry has a slot in a metadata block of its own. More of them, or one without a block, is damage, and no reason to
+// count down from 2^63.
+Result<std::uint64_t> PoolGraveyard::entry_count(const InodeRecord& inode) const {
+  if (inode.size_bytes > store_.metadata().block_count() * kMapFanout)
+    return fail(ErrorCode::kDamaged, "the list of what deleted files leave behind has an impossible length; run fsck.daxcow");
+  return inode.size_bytes;
+}
+
 Result<> PoolGraveyard::bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) {
   InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
-  const std::uint64_t index = inode->size_bytes;  // of the graveyard: the number of entries
+  const std::uint64_t index = TRY(entry_count(*inode));
   Block* block = TRY(edit_leaf(transaction, edit_data_fork(*inode, LeafKind::kGraveyard), FileBlock(index / kMapFanout), *this));
   block->as<format::MapNode>()[index % kMapFanout] = entry.plain().with_level(log512).raw;
   inode->size_bytes = index + 1;
@@ -58,7 +67,7 @@ Result<> PoolGraveyard::set_aside() {
   return store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     const ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
-    const std::uint64_t top = inode->size_bytes - 1;
+    const std::uint64_t top = TRY(entry_count(*inode)) - 1;
     Block* a = TRY(edit_leaf(transaction, fork, FileBlock(top / kMapFanout), *this));
     Block* b = TRY(edit_leaf(transaction, fork, FileBlock(stuck_ / kMapFanout), *this));
     std::swap(a->as<format::MapNode>()[top % kMapFanout], b->as<format::MapNode>()[stuck_ % kMapFanout]);
@@ -71,19 +80,23 @@ Result<bool> PoolGraveyard::step() {
   const auto done = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     any = false;
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
-    if (inode->size_bytes <= stuck_) return Step::kDone;
-    any = true;
-    const std::uint64_t index = inode->size_bytes - 1;
+    if (TRY(entry_count(*inode)) <= stuck_) return Step::kDone;
+    std::uint64_t index = inode->size_bytes - 1;
+    const FileBlock leaf(index / kMapFanout);
     ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
-    Block* top = TRY(edit_leaf(transaction, fork, FileBlock(index / kMapFanout), *this));
-    const MapEntry entry{top->as<format::MapNode>()[index % kMapFanout]};
-    top->as<format::MapNode>()[index % kMapFanout] = 0;
+    if (!TRY(entry_at(transaction, data_fork(*inode, LeafKind::kGraveyard), leaf)).present())
+      return fail(ErrorCode::kDamaged, "the list of what deleted files leave behind has a hole; run fsck.daxcow");
+    any = true;
+    auto& entries = TRY(edit_leaf(transaction, fork, leaf, *this))->as<format::MapNode>();
+    // Damage may have left entries empty.
+    while (!MapEntry{entries[index % kMapFanout]}.present() && index % kMapFanout != 0 && index > stuck_) --index;
+    const MapEntry entry{std::exchange(entries[index % kMapFanout], 0)};
     inode->size_bytes = index;
     // The stack shrinks before it may grow again: at most one block more than needed now.
     if (entry.present() && TRY(transaction.references_before(entry.block(), 2)) < 2)
       TRY(bury_children(transaction, entry, entry.graveyard_level()));
     const std::uint64_t used = (inode->size_bytes + kMapFanout - 1) / kMapFanout;
-    if (used <= index / kMapFanout) TRY(clear(transaction, fork, {FileBlock(index / kMapFanout), 1}, *this));
+    if (used <= leaf.value) TRY(clear(transaction, fork, {leaf, 1}, *this));
     return Step::kDone;
   });
   if (!done && done.error().code == ErrorCode::kDamaged && any) {

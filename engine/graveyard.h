@@ -18,7 +18,7 @@ namespace daxcow {
 
 class PoolGraveyard final : public Graveyard {
  public:
-  explicit PoolGraveyard(Store& store) : store_(store), table_(store, kVolumeZero) {}
+  explicit PoolGraveyard(Store& store) : store_(store), table_(kVolumeZero) {}
 
   // Under the transaction mutex.
   Result<> bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) override;
@@ -29,6 +29,7 @@ class PoolGraveyard final : public Graveyard {
 
  private:
   Result<> bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512);
+  Result<std::uint64_t> entry_count(const format::InodeRecord& inode) const;
   // Swaps the top with the lowest entry that is not known to be stuck: what is lost in both copies must not keep the rest.
   Result<> set_aside();
 

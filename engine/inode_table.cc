@@ -21,11 +21,12 @@ class NoGraveyard final : public Graveyard {
   Result<> bury(Transaction&, MapEntry, std::uint8_t) override { return fail(ErrorCode::kDamaged, "inode table entry out of place"); }
 };
 
-// Levels are used in shifts: nobody gets to see a record whose levels the format does not have.
+// Levels are used in shifts, and sizes added to offsets: nobody gets to see a record with one that the format does not have.
 bool has_valid_levels(const InodeRecord& record) {
   const auto valid = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
   return valid(record.data_level) && valid(record.attribute_level);
 }
+bool makes_sense(const InodeRecord& record) { return has_valid_levels(record) && record.size_bytes <= format::kMaximumFileBytes; }
 
 Result<InodeRecord> record_in(BlockReader& reader, const Fork& table, InodeNumber inode) {
   if (inode.value / kInodesPerBlock >= kMaximumFileBlocks) return fail(ErrorCode::kStale);
@@ -34,7 +35,7 @@ Result<InodeRecord> record_in(BlockReader& reader, const Fork& table, InodeNumbe
   const BlockPtr block = TRY(reader.read(entry.block(), BlockType::kInodes));
   const InodeRecord& record = block->as<format::InodeBlock>().inodes[inode.value % kInodesPerBlock];
   if (record.mode == 0) return fail(ErrorCode::kStale);
-  if (!has_valid_levels(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense");
+  if (!makes_sense(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense; run fsck.daxcow");
   return record;
 }
 
@@ -137,7 +138,7 @@ Result<InodeRecord*> InodeTable::edit(Transaction& transaction, InodeNumber inod
   Block* block = TRY(transaction.edit(entry.block(), BlockType::kInodes));
   InodeRecord& record = block->as<format::InodeBlock>().inodes[inode.value % kInodesPerBlock];
   if (record.mode == 0) return fail(ErrorCode::kStale);
-  if (!has_valid_levels(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense");
+  if (!makes_sense(record)) return fail(ErrorCode::kDamaged, "an inode makes no sense; run fsck.daxcow");
   return &record;
 }
 
@@ -200,6 +201,7 @@ Result<> InodeTable::free(Transaction& transaction, InodeNumber inode) {
 }
 
 Result<std::uint64_t> next_generation(Transaction& transaction) {
+  transaction.store().mutex.assert_held();  // as long as there is a transaction
   return transaction.store().take_generation(transaction);
 }
 

@@ -18,7 +18,7 @@ inline constexpr VolumeNumber kVolumeZero{0};
 
 class InodeTable {
  public:
-  InodeTable(Store& store, VolumeNumber volume) : store_(store), volume_(volume) {}
+  explicit InodeTable(VolumeNumber volume) : volume_(volume) {}
 
   // --- looking (any thread; `reader` decides what is seen) -----------------------------------------------------------------
   static Result<Fork> root(BlockReader& reader, VolumeNumber volume);
@@ -46,7 +46,6 @@ class InodeTable {
   Result<ForkEdit> edit_root(Transaction& transaction);
   Result<> set_full(Transaction& transaction, FileBlock block, bool full);
 
-  Store& store_;
   VolumeNumber volume_;
   FileBlock first_maybe_free_{0};
   // Inode blocks whose path was found exclusive. Snapshots are the only thing that ends it (forget_exclusive), and

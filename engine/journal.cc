@@ -12,6 +12,10 @@ namespace daxcow {
 using format::JournalGroup;
 using format::JournalHeader;
 
+namespace {
+constexpr int kTimeShift = 24;  // sequences start at the time of day, in units of 2^-24 seconds
+}
+
 Journal::Journal(Medium& medium, BlockNumber first, std::uint64_t seed) : medium_(medium), first_(first), seed_(seed) {
   buffer_.reserve(64 * 1024);
 }
@@ -45,11 +49,12 @@ Result<Journal::Recovered> Journal::recover() {
   Recovered result;
   // Numbers start at the time of day, far above what was counted before: a copy that cannot be read now and comes back
   // later is never taken for the newest.
-  sequence_ = static_cast<std::uint64_t>(std::time(nullptr)) << 24;
+  sequence_ = static_cast<std::uint64_t>(std::time(nullptr)) << kTimeShift;
   if (!primary && !mirror) return result;
   const bool take_mirror = !primary || (mirror && sequence_of(*mirror) > sequence_of(*primary));
   buffer_ = take_mirror ? std::move(*mirror) : std::move(*primary);
   sequence_ = std::max(sequence_, sequence_of(buffer_));
+  found_opened_seconds_ = static_cast<std::int64_t>(sequence_of(buffer_) >> kTimeShift);
   if (!medium_.info().read_only) {
     // Equal before anything is applied: else a crash now and a poisoned newer copy would bring the older record back.
     (void)medium_.store(area_offset(!take_mirror), buffer_);  // poison there: one copy is enough

@@ -58,6 +58,8 @@ class Journal {
   // The areas whose last record could not be stored, once each time: one copy is left.
   std::vector<BlockRun> take_failed_copies() { return std::exchange(failed_copies_, {}); }
 
+  // When the pool was opened that wrote the record which recover() found, in seconds since 1970; 0 if it found none.
+  std::int64_t found_opened_seconds() const { return found_opened_seconds_; }
   std::uint64_t bytes_written() const { return bytes_written_; }
   BlockNumber first() const { return first_; }
 
@@ -70,6 +72,7 @@ class Journal {
   BlockNumber first_;
   std::uint64_t seed_;
   std::uint64_t sequence_ = 0;
+  std::int64_t found_opened_seconds_ = 0;
   std::uint64_t bytes_written_ = 0;
   std::vector<std::byte> buffer_;   // the newest record that was committed, header included
   std::vector<std::byte> staging_;  // the record being written

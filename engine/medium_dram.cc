@@ -131,6 +131,9 @@ void DramMedium::note_fault(BlockNumber block) {
   wake();
 }
 
-Result<Medium::Identity> DramMedium::identity() { return fail(ErrorCode::kUnsupported); }
+Result<Medium::Identity> DramMedium::identity() {
+  if (!identity_) return fail(ErrorCode::kUnsupported);
+  return *identity_;
+}
 
 }  // namespace daxcow

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "engine/bad_range.h"
 #include "engine/file_descriptor.h"
@@ -31,6 +33,8 @@ class DramMedium final : public Medium {
   void inject(BlockNumber block, Injection injection = Injection::kListed);
   // Makes wait_bad_change() return, as a scrub without findings does.
   void wake();
+  // What identity() says from now on; at first it is not supported.
+  void set_identity(Identity identity) { identity_ = std::move(identity); }
   // The content, bad blocks included.
   std::vector<std::byte> snapshot() const;
 
@@ -49,6 +53,7 @@ class DramMedium final : public Medium {
   Result<> check_access(BadRange range) const;
 
   FileDescriptor event_;
+  std::optional<Identity> identity_;
   mutable Mutex mutex_;
   BadRanges listed_ GUARDED_BY(mutex_);
   BadRanges latent_ GUARDED_BY(mutex_);

@@ -59,7 +59,7 @@ Result<> make_volume_zero(Store& store) {
     zero.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
     zero.data_level = zero.attribute_level = 1;
     for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(zero, which, now);
-    InodeTable table(store, kVolumeZero);
+    InodeTable table(kVolumeZero);
     TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | 0700, now));
     TRY(make_reserved(table, transaction, format::kOrphansInode, S_IFREG | 0600, now));
     TRY(make_reserved(table, transaction, format::kGraveyardInode, S_IFREG | 0600, now));
@@ -73,7 +73,7 @@ constexpr auto kLazyInterval = std::chrono::seconds(5);
 
 Result<> make_volume_root(Transaction& transaction, VolumeNumber volume, const FormatOptions& options) {
   const Timestamp now = current_time();
-  InodeTable table(transaction.store(), volume);
+  InodeTable table(volume);
   TRY(make_reserved(table, transaction, format::kRootInode, S_IFDIR | (options.root_mode & 07777), now));
   InodeRecord* root = TRY(table.edit(transaction, format::kRootInode));
   root->uid = options.root_uid;
@@ -114,21 +114,19 @@ Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOpt
   Store& store = *pool->store_;
   pool->state_ = std::make_unique<State>(store, options);
   TRY(pool->state_->zero.read_record(format::kRootInode));
+  const auto identity = store.medium().identity();
+  const BlockPtr found = TRY(store.metadata().read(format::kRootsBlock, BlockType::kRoots));
+  pool->state_->shutdown = judge_shutdown(found->as<format::Roots>(), identity);
   if (!options.read_only) {
-    const auto identity = store.medium().identity();
     TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
       ++roots.mount_count;
       roots.in_use = 1;
-      if (identity) {
-        roots.unsafe_shutdowns = identity->unsafe_shutdowns;
-        roots.unsafe_shutdowns_known = 1;
-        roots.device_id = {};
-        std::copy_n(identity->device_id.begin(), std::min(identity->device_id.size(), roots.device_id.size()), roots.device_id.begin());
-      }
+      note_device(roots, identity);
       return Step::kDone;
     }));
   }
+  pool->state_->tell_shutdown();
   if (options.background) {
     TRY(pool->state_->poison.start());
     if (!options.read_only) pool->state_->start_background();
@@ -210,6 +208,19 @@ void Pool::State::on_lost(const LostRange& range) {
 void Pool::State::ledger_grew() {
   const std::lock_guard guard(mounted_mutex);
   for (const auto& [number, held] : mounted_volumes) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void Pool::State::tell_shutdown() {
+  const std::string line = describe(shutdown, store.journal().found_opened_seconds());
+  if (line.empty()) return;
+  const bool lost = shutdown.last == LastShutdown::kPowerLost;
+  // Who only looks is told what was lost; the rest is for the opening that ends it.
+  if (lost || !options.read_only) store.log(line);
+  if (!lost) return;
+  Event event;
+  event.kind = EventKind::kPowerLost;
+  event.text = line;
+  store.events().publish(std::move(event));
 }
 
 // --- background --------------------------------------------------------------------------------------------------------
@@ -328,6 +339,7 @@ Result<PoolStatistics> Pool::statistics() {
   PoolStatistics statistics;
   const format::Superblock& superblock = store_->superblock();
   statistics.medium = medium_info();
+  statistics.shutdown = state_->shutdown;
   statistics.path = statistics.medium.path;
   statistics.label = std::string(superblock.label.data(), strnlen(superblock.label.data(), superblock.label.size()));
   for (std::size_t i = 0; i < superblock.uuid.size(); ++i) {

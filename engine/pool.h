@@ -12,6 +12,7 @@
 #include "engine/events.h"
 #include "engine/medium.h"
 #include "engine/result.h"
+#include "engine/shutdown.h"
 #include "engine/types.h"
 #include "engine/volume.h"
 
@@ -100,6 +101,7 @@ struct PoolStatistics {
   std::uint64_t metadata_repaired = 0, blocks_lost = 0, blocks_healed = 0, blocks_cleared = 0;
   std::uint64_t cache_bytes = 0;
   std::uint64_t volumes = 0;
+  ShutdownReport shutdown;  // of the opening before this one
   MediumInfo medium;
 };
 

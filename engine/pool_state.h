@@ -44,6 +44,9 @@ struct Pool::State final : PoisonHost {
   std::shared_ptr<Volume> mounted(VolumeNumber volume);
   void unmount(std::shared_ptr<Volume> volume);
 
+  // Says what the user must know of how the pool was found.
+  void tell_shutdown();
+
   // --- background ----------------------------------------------------------------------------------------------------------
   void start_background();
   void stop_background();
@@ -53,6 +56,7 @@ struct Pool::State final : PoisonHost {
 
   Store& store;
   PoolOptions options;
+  ShutdownReport shutdown;  // how the pool was found
   PoolGraveyard graveyard;
   PoolServices services;
   Volume::State zero;  // volume 0

@@ -40,29 +40,17 @@ Result<std::vector<Pool::State::Entry>> Pool::State::entries() {
   const Volume::State::Operation operation(zero);
   return store.read_consistent([&](BlockReader& reader) -> Result<std::vector<Entry>> {
     std::vector<Entry> found;
-    Result<> outcome{};
     const InodeRecord root = TRY(zero.table.read(reader, format::kRootInode));
-    TRY(for_each_segment(reader, data_fork(root, LeafKind::kDirectory), {FileBlock(0), blocks_for(root.size_bytes)}, [&](const Segment& segment) {
-      for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count && outcome; ++i) {
-        const auto block = reader.read(segment.entry.block() + i, format::BlockType::kDirectory);
-        if (!block) {
-          outcome = std::unexpected(block.error());
-          return false;
-        }
-        auto walked = for_each_entry(**block, 0, [&](std::uint64_t, const format::DirectoryEntry& entry, std::string_view name) {
-          const auto record = zero.table.read(reader, InodeNumber(entry.inode));
-          if (!record) {
-            outcome = std::unexpected(record.error());
-            return false;
-          }
-          if (has(*record, InodeFlag::kVolume)) found.push_back({InodeNumber(entry.inode), std::string(name), *record});
-          return true;
-        });
-        if (!walked) outcome = std::unexpected(walked.error());
-      }
-      return outcome.has_value();
+    TRY(for_each_directory_block(reader, root, [&](FileBlock, const Block& block) -> Result<> {
+      Result<> outcome{};
+      TRY(for_each_entry(block, 0, [&](std::uint64_t, const format::DirectoryEntry& entry, std::string_view name) {
+        const auto record = zero.table.read(reader, InodeNumber(entry.inode));
+        if (!record) outcome = std::unexpected(record.error());
+        if (record && has(*record, InodeFlag::kVolume)) found.push_back({InodeNumber(entry.inode), std::string(name), *record});
+        return outcome.has_value();
+      }));
+      return outcome;
     }));
-    if (!outcome) return std::unexpected(outcome.error());
     return found;
   });
 }

@@ -411,22 +411,27 @@ bool Store::is_retired(BlockNumber block) const {
 
 // --- what the poison thread should look at -----------------------------------------------------------------------------
 
-namespace {
-template <class T>
-void add_and_wake(Mutex& mutex, std::vector<T>& list, const T& item, std::function<void()>& wake) {
-  std::function<void()> call;
+void Store::suspect(BlockRun run) {
+  std::function<void()> wake;
   {
-    const LockGuard guard(mutex);
-    list.push_back(item);
-    call = wake;
+    const LockGuard guard(suspects_mutex_);
+    suspects_.push_back(run);
+    wake = wake_;
   }
-  if (call) call();
+  if (wake) wake();
 }
-}  // namespace
 
-void Store::suspect(BlockRun run) { add_and_wake(suspects_mutex_, suspects_, run, wake_); }
 void Store::quarantined(BlockRun run) { suspect(run); }
-void Store::bad_copy(BadCopy copy) { add_and_wake(suspects_mutex_, bad_copies_, copy, wake_); }
+
+void Store::bad_copy(BadCopy copy) {
+  std::function<void()> wake;
+  {
+    const LockGuard guard(suspects_mutex_);
+    bad_copies_.push_back(copy);
+    wake = wake_;
+  }
+  if (wake) wake();
+}
 
 std::vector<BlockRun> Store::take_suspects() {
   const LockGuard guard(suspects_mutex_);

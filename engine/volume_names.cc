@@ -169,14 +169,21 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
     std::uint64_t cookie;
   };
   DirectoryPosition next = cookie < kFirstEntryCookie ? 0 : cookie - kFirstEntryCookie + 1;
-  const std::uint64_t blocks = blocks_for(record.size_bytes);
+  const std::uint64_t blocks = TRY(directory_blocks(record));
   while (block_of(next).value < blocks) {
     std::vector<Entry> entries;
+    FileBlock next_block;
     TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<> {
       entries.clear();
       const InodeRecord now = TRY(state.table.read(reader, directory));
-      const MapEntry at = TRY(entry_at(reader, data_fork(now, LeafKind::kDirectory), block_of(next)));
-      if (!at.present()) return {};
+      const Fork fork = data_fork(now, LeafKind::kDirectory);
+      const MapEntry at = TRY(entry_at(reader, fork, block_of(next)));
+      next_block = block_of(next) + 1;
+      if (!at.present()) {  // a hole may be long
+        const Segment hole = TRY(first_segment(reader, fork, {block_of(next), blocks - block_of(next).value}));
+        next_block = std::max(next_block, hole.range.end());
+        return {};
+      }
       const BlockPtr block = TRY(reader.read(at.block(), format::BlockType::kDirectory));
       const std::uint64_t base = block_of(next).value * format::kGranulesPerBlock;
       TRY(for_each_entry(*block, next % format::kGranulesPerBlock,
@@ -185,11 +192,13 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
                                               base + granule + kFirstEntryCookie});
                            return true;
                          }));
+      // There are none, but in a hostile image the same one may be there again and again.
+      if (entries.empty() && next % format::kGranulesPerBlock == 0) return fail(ErrorCode::kDamaged, "a directory block is empty");
       return {};
     }));
     for (const Entry& entry : entries)
       if (!visit({entry.name, entry.inode, entry.type, entry.cookie})) return {};
-    next = (block_of(next).value + 1) * format::kGranulesPerBlock;
+    next = next_block.value * format::kGranulesPerBlock;
   }
   return {};
 }

@@ -44,7 +44,7 @@ struct PoolServices {
 
 struct Volume::State {
   State(PoolServices& pool_services, VolumeNumber volume, bool is_read_only)
-      : services(pool_services), store(pool_services.store), number(volume), read_only(is_read_only), table(store, volume) {}
+      : services(pool_services), store(pool_services.store), number(volume), read_only(is_read_only), table(volume) {}
 
   PoolServices& services;
   Store& store;

@@ -153,6 +153,15 @@ json to_json(const MediumInfo& medium) {
           {"read_only", medium.read_only}};
 }
 
+json to_json(const ShutdownReport& shutdown) {
+  json object{{"last", name_of(shutdown.last)}, {"device_changed", shutdown.device_changed}};
+  if (shutdown.unsafe_shutdowns_known) {
+    object["unsafe_shutdowns"] = shutdown.unsafe_shutdowns;
+    object["unsafe_shutdowns_new"] = shutdown.unsafe_shutdowns_new;
+  }
+  return object;
+}
+
 json to_json(const PoolStatistics& s) {
   return {{"path", s.path},
           {"label", s.label},
@@ -173,6 +182,7 @@ json to_json(const PoolStatistics& s) {
           {"blocks_cleared", s.blocks_cleared},
           {"cache_bytes", s.cache_bytes},
           {"volumes", s.volumes},
+          {"shutdown", to_json(s.shutdown)},
           {"medium", to_json(s.medium)}};
 }
 

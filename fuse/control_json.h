@@ -12,6 +12,7 @@ nlohmann::json to_json(const VolumeInfo& volume);
 nlohmann::json to_json(const Owner& owner);
 nlohmann::json to_json(const BlockReport& report);
 nlohmann::json to_json(const MediumInfo& medium);
+nlohmann::json to_json(const ShutdownReport& shutdown);
 nlohmann::json to_json(const PoolStatistics& statistics);
 nlohmann::json to_json(const Event& event);
 nlohmann::json to_json(const FileExtent& extent);

@@ -25,6 +25,17 @@ void print_event(const json& event) {
             << std::flush;
 }
 
+// How the pool was left by the opening before this one; nothing if it was closed.
+std::string before_this(const json& shutdown) {
+  const std::string last = shutdown.value("last", "");
+  std::string text;
+  if (last == "unclean") text = "not closed cleanly; recovered";
+  if (last == "power-lost")
+    text = "power lost without flushing while in use: data acknowledged shortly before may be missing; run fsck.daxcow and daxcow scrub";
+  if (shutdown.value("device_changed", false)) text += std::string(text.empty() ? "" : "; ") + "on another device";
+  return text;
+}
+
 }  // namespace
 
 int events(const std::string& program, const Arguments& arguments) {
@@ -97,6 +108,7 @@ int stat(const std::string& program, const Arguments& arguments) {
   row("medium",
       fmt::format("{}, granularity {}, durability {}{}", medium.value("kind", "?"), medium.value("granularity", "?"),
                   medium.value("durability", "?"), medium.value("read_only", false) ? ", read-only" : ""));
+  row("before this", before_this(reply->value("shutdown", json::object())));
   row("bad blocks from", medium.value("badblocks_source", ""));
   if (!access->has_daemon()) return kSuccess;
   const json daemon = reply->value("daemon", json::object());

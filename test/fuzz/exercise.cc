@@ -1,0 +1,249 @@
+#include "test/fuzz/exercise.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/check.h"
+#include "engine/store.h"
+
+namespace daxcow::fuzz {
+
+namespace {
+
+constexpr InodeNumber kRoot{1};
+constexpr std::uint64_t kReadBytes = 64 << 10;
+constexpr std::uint64_t kWriteBytes = 200 << 10;
+
+const std::vector<std::byte>& content() {
+  static const std::vector<std::byte> bytes(kWriteBytes, std::byte{0x5a});
+  return bytes;
+}
+
+// Touches every byte.
+void consume(const void* bytes, std::size_t length) {
+  static volatile const void* sink;
+  sink = std::memchr(bytes, 0xa7, length);
+  static_cast<void>(sink);
+}
+
+}  // namespace
+
+Exercise::~Exercise() {
+  for (const auto& volume : volumes_) volume->forget_all();
+  files_.clear();
+  volumes_.clear();
+}
+
+void Exercise::mount(bool read_only) {
+  const auto infos = pool_.volumes();
+  (void)pool_.statistics();
+  (void)pool_.mount("no-such-volume", true);
+  if (!infos) return;
+  for (const VolumeInfo& info : *infos) {
+    volume_names_.push_back(info.name);
+    if (volumes_.size() >= kMaximumVolumes) continue;
+    auto volume = pool_.mount(info.name, read_only);
+    if (!volume && !read_only) volume = pool_.mount(info.name, true);
+    if (volume) volumes_.push_back(std::move(*volume));
+  }
+}
+
+void Exercise::walk() {
+  for (const auto& volume : volumes_) {
+    (void)volume->statistics();
+    const std::size_t first = files_.size();
+    list(volume, kRoot);
+    for (std::size_t i = first; i < files_.size(); ++i) {  // grows as directories are listed
+      const File file = files_[i];
+      look(file);
+      if (S_ISDIR(file.mode)) list(volume, file.inode);
+    }
+    // Inodes that no name leads to.
+    for (const std::uint64_t inode : {0ull, 1ull, 2ull, 3ull, 16ull, 17ull, 129ull, 1ull << 40, (1ull << 55) - 1, 1ull << 55, ~0ull})
+      look({volume, InodeNumber(inode), kRoot, {}, 0, 0});
+  }
+  (void)pool_.poison_list(20);
+}
+
+void Exercise::list(const std::shared_ptr<Volume>& volume, InodeNumber directory) {
+  std::vector<std::pair<std::string, InodeNumber>> entries;
+  (void)volume->read_directory(directory, 0, [&](const DirectoryItem& item) {
+    CHECK(item.name.size() <= format::kMaximumNameBytes);
+    entries.emplace_back(item.name, item.inode);
+    return entries.size() < kMaximumFiles;
+  });
+  (void)volume->read_directory(directory, 1ull << 33, [](const DirectoryItem&) { return false; });
+  for (const auto& [name, inode] : entries) {
+    if (files_.size() >= kMaximumFiles * volumes_.size()) return;
+    if (name == "." || name == "..") continue;
+    const auto found = volume->lookup(directory, name);
+    if (!found) continue;
+    files_.push_back({volume, found->inode, directory, name, found->mode, found->size_bytes});
+  }
+  (void)volume->lookup(directory, "..");
+  (void)volume->lookup(directory, "not there");
+}
+
+void Exercise::look(const File& file) {
+  const auto attributes = file.volume->attributes(file.inode);
+  (void)file.volume->path_of(file.inode);
+  (void)file.volume->paths_of(file.inode, 4);
+  look_at_attributes(file);
+  if (!attributes) return;
+  File now = file;
+  now.mode = attributes->mode;
+  now.size_bytes = attributes->size_bytes;
+  if (S_ISLNK(now.mode)) (void)file.volume->read_link(file.inode);
+  if (S_ISREG(now.mode)) look_at_data(now);
+}
+
+void Exercise::look_at_attributes(const File& file) {
+  const auto names = file.volume->list_attributes(file.inode);
+  if (!names) return;
+  for (std::size_t i = 0; i < std::min<std::size_t>(names->size(), 8); ++i) {
+    const auto value = file.volume->get_attribute(file.inode, (*names)[i]);
+    if (value) consume(value->data(), value->size());
+  }
+}
+
+void Exercise::read(const File& file, std::uint64_t offset, std::uint64_t length) {
+  const auto lease = file.volume->read(file.inode, offset, length, true);
+  if (!lease) return;
+  std::uint64_t bytes = 0;
+  const auto& medium = pool_.store().medium();
+  const auto* const mapping = medium.mapping();
+  for (const iovec& piece : lease->pieces()) {
+    consume(piece.iov_base, piece.iov_len);
+    bytes += piece.iov_len;
+    const auto* const at = static_cast<const std::byte*>(piece.iov_base);
+    if (at < mapping || at >= mapping + medium.size_bytes()) continue;  // the zero area
+    // Nothing that the engine keeps for itself may be given out.
+    const auto first = static_cast<std::uint64_t>(at - mapping) / kBlockBytes;
+    const auto end = blocks_for(static_cast<std::uint64_t>(at - mapping) + piece.iov_len);
+    CHECK(pool_.store().holds_data({BlockNumber(first), end - first}));
+  }
+  CHECK(bytes == lease->bytes() && bytes <= length);
+}
+
+void Exercise::look_at_data(const File& file) {
+  read(file, 0, kReadBytes);
+  if (file.size_bytes > kReadBytes) read(file, file.size_bytes - kReadBytes / 2, kReadBytes);
+  std::uint64_t at = 0;
+  for (int i = 0; i < 12; ++i) {
+    const auto data = file.volume->seek(file.inode, at, true);
+    if (!data) break;
+    CHECK(*data >= at);
+    read(file, *data, 8192);
+    const auto hole = file.volume->seek(file.inode, *data, false);
+    if (!hole) break;
+    CHECK(*hole >= *data);
+    at = std::max(*hole, *data + 1);
+  }
+  int extents = 0;
+  (void)file.volume->for_each_extent(file.inode, FileBlock(0), files_.size() < 40, [&](const FileExtent& extent) {
+    if (extent.state != ExtentState::kHole && blocks_.size() < 200) blocks_.push_back(extent.block);
+    return ++extents < 24;
+  });
+}
+
+void Exercise::operate(const Record& record) {
+  const File* const one = file(record.block);
+  const File* const other = file(record.slot);
+  const std::string name = "made" + std::to_string(record.value % 4);
+  if (record.target == Target::kReport) {
+    const BlockNumber block(record.field % 2 == 0 || blocks_.empty() ? record.value % (pool_.store().medium().block_count() + 1)
+                                                                    : blocks_[record.value % blocks_.size()].value);
+    (void)pool_.report(block, 50);
+    return;
+  }
+  if (record.target == Target::kSettle) return pool_.settle();
+  if (record.target == Target::kScrub) return (void)pool_.scrub({});
+  const std::string volume_name = volume_names_.empty() ? "main" : volume_names_[record.block % volume_names_.size()];
+  if (record.target == Target::kSnapshot) return (void)pool_.snapshot(volume_name, name, record.field % 2);
+  if (record.target == Target::kDeleteVolume || record.target == Target::kRollback) {
+    // Only what is not mounted.
+    std::erase_if(files_, [&](const File& file) { return file.volume->name() == volume_name; });
+    std::erase_if(volumes_, [&](const auto& volume) {
+      if (volume->name() != volume_name) return false;
+      volume->forget_all();
+      return true;
+    });
+    if (record.target == Target::kDeleteVolume) return (void)pool_.delete_volume(volume_name);
+    return (void)pool_.rollback(volume_name, volume_names_.empty() ? "main" : volume_names_[record.slot % volume_names_.size()]);
+  }
+  if (volumes_.empty()) return;
+  const auto& volume = one != nullptr ? one->volume : volumes_[record.block % volumes_.size()];
+  const InodeNumber directory = one != nullptr && S_ISDIR(one->mode) ? one->inode : kRoot;
+  switch (record.target) {
+    case Target::kCreate: {
+      static constexpr std::uint32_t kModes[] = {S_IFREG | 0644, S_IFDIR | 0755, S_IFLNK | 0777, S_IFIFO | 0600};
+      const std::uint32_t mode = kModes[record.field % std::size(kModes)];
+      const std::string target(record.field % 8 < 4 ? 20 : 200, 't');
+      const auto made = volume->create(directory, name, {.mode = mode, .symlink_target = S_ISLNK(mode) ? std::string_view(target) : std::string_view()});
+      if (made && files_.size() < 2 * kMaximumFiles) files_.push_back({volume, made->inode, directory, name, made->mode, 0});
+      return;
+    }
+    default: break;
+  }
+  if (one == nullptr || other == nullptr) return;
+  const std::uint64_t length = record.value >> 48 == 0 ? ~0ull >> 1 : record.value >> 48 << 9;
+  const std::uint64_t offset = record.value & 0xffffffffffff;
+  switch (record.target) {
+    case Target::kWrite: {
+      const std::uint64_t within = record.field % 4 == 0 ? offset << 14 & format::kMaximumFileBytes : offset % (one->size_bytes + 8192);
+      return (void)volume->write(one->inode, within, std::span(content()).first(std::min(length, kWriteBytes)), {.append = record.field % 8 == 1});
+    }
+    case Target::kRead: return read(*one, offset, std::min<std::uint64_t>(length, 1 << 20));
+    case Target::kUnlink: return (void)volume->unlink(one->directory, one->name);
+    case Target::kRemoveDirectory: return (void)volume->remove_directory(one->directory, one->name);
+    case Target::kRename: {
+      const auto mode = static_cast<RenameMode>(record.field % 3);
+      if (record.field % 2 == 0) return (void)volume->rename(one->directory, one->name, other->directory, other->name, mode);
+      return (void)volume->rename(one->directory, one->name, S_ISDIR(other->mode) ? other->inode : kRoot, name, mode);
+    }
+    case Target::kLink: return (void)volume->link(one->inode, S_ISDIR(other->mode) ? other->inode : kRoot, name);
+    case Target::kTruncate: {
+      AttributeChange change;
+      change.size_bytes = record.field % 2 == 0 ? offset << 15 : offset % (one->size_bytes + 4096);
+      return (void)volume->set_attributes(one->inode, change);
+    }
+    case Target::kAllocate:
+      return (void)volume->allocate(one->inode, static_cast<AllocateMode>(record.field % 5), offset << (record.field % 4 * 4),
+                                    record.field % 5 >= 2 ? length : std::min<std::uint64_t>(length, 1 << 22));
+    case Target::kClone: {
+      const std::uint64_t to_offset = record.field % 2 == 0 ? offset : offset & ~0xfffull;
+      if (record.field % 4 < 2) return (void)volume->clone_range(one->inode, offset, one->volume == other->volume ? other->inode : one->inode, to_offset, length);
+      return (void)volume->clone_range_to(one->inode, 0, *other->volume, other->inode, 0, one->size_bytes);
+    }
+    case Target::kSetAttribute: {
+      const std::uint64_t bytes = std::min<std::uint64_t>(offset % 70'000, kWriteBytes);
+      return (void)volume->set_attribute(one->inode, "user." + name, std::span(content()).first(bytes), static_cast<Volume::SetAttributeMode>(record.field % 3));
+    }
+    case Target::kRemoveAttribute: {
+      const auto names = volume->list_attributes(one->inode);
+      if (names && !names->empty()) (void)volume->remove_attribute(one->inode, (*names)[record.value % names->size()]);
+      return;
+    }
+    case Target::kSeek: return (void)volume->seek(one->inode, offset << (record.field / 2 % 16), record.field % 2);
+    default: return;
+  }
+}
+
+void Exercise::operate_a_little() {
+  for (const auto& volume : volumes_) {
+    const auto made = volume->create(kRoot, "made here", {.mode = S_IFREG | 0644, .symlink_target = {}});
+    if (!made) continue;
+    (void)volume->write(made->inode, 4000, std::span(content()).first(9000));
+    const auto source = std::ranges::find_if(files_, [&](const File& f) { return f.volume == volume && S_ISREG(f.mode) && f.size_bytes > 4096; });
+    if (source != files_.end()) {
+      (void)volume->clone_range(source->inode, 0, made->inode, 0, source->size_bytes);
+      (void)volume->write(source->inode, 4096, std::span(content()).first(5000));
+      (void)volume->unlink(source->directory, source->name);
+    }
+    (void)volume->sync_all();
+  }
+}
+
+}  // namespace daxcow::fuzz

@@ -1,0 +1,54 @@
+// Uses a pool as a daemon and its tools would: looks at everything, within bounds, and carries out the operations of an
+// input. Errors are ignored, for the image may be hostile: what counts is that each call returns.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/pool.h"
+#include "test/fuzz/input.h"
+
+namespace daxcow::fuzz {
+
+class Exercise {
+ public:
+  explicit Exercise(Pool& pool) : pool_(pool) {}
+  // Gives all volumes back.
+  ~Exercise();
+
+  // Mounts volumes, at most kMaximumVolumes of them.
+  void mount(bool read_only);
+  // Looks at everything that can be reached from the volumes' roots.
+  void walk();
+  void operate(const Record& record);
+  // A little of everything, for inputs that only edit.
+  void operate_a_little();
+
+ private:
+  struct File {
+    std::shared_ptr<Volume> volume;
+    InodeNumber inode;
+    InodeNumber directory;  // 0: the root
+    std::string name;
+    std::uint32_t mode = 0;
+    std::uint64_t size_bytes = 0;
+  };
+  static constexpr std::size_t kMaximumVolumes = 6, kMaximumFiles = 300;
+
+  void list(const std::shared_ptr<Volume>& volume, InodeNumber directory);
+  void look(const File& file);
+  void look_at_data(const File& file);
+  void look_at_attributes(const File& file);
+  void read(const File& file, std::uint64_t offset, std::uint64_t length);
+  const File* file(std::uint64_t which) const { return files_.empty() ? nullptr : &files_[which % files_.size()]; }
+
+  Pool& pool_;
+  std::vector<std::shared_ptr<Volume>> volumes_;
+  std::vector<std::string> volume_names_;
+  std::vector<File> files_;
+  std::vector<BlockNumber> blocks_;  // that files were seen to use
+};
+
+}  // namespace daxcow::fuzz
