@@ -214,7 +214,40 @@ class VolumeRepair {
     return {};
   }
 
+  // Of a directory's entries one stays: that which its parent link names, unless it lies below itself by that.
+  void choose_entries() {
+    std::map<std::uint64_t, Link> found;  // by a search from the root
+    std::vector<std::uint64_t> pending{format::kRootInode.value};
+    for (std::size_t i = 0; i < pending.size(); ++i) {
+      const auto entries = directories_.find(pending[i]);
+      if (entries == directories_.end()) continue;
+      for (const Entry& entry : entries->second) {
+        const Inode* child = find(entry.inode);
+        if (child == nullptr || !child->is_directory() || is_reserved(entry.inode)) continue;
+        if (found.try_emplace(entry.inode, Link{pending[i], entry.cookie}).second) pending.push_back(entry.inode);
+      }
+    }
+    for (auto& [number, inode] : inodes_) {
+      if (!inode.is_directory() || inode.entries.size() < 2) continue;
+      const auto way = found.find(number);
+      Link keep = way == found.end() ? inode.entries.front() : way->second;
+      if (std::ranges::find(inode.entries, inode.parent) != inode.entries.end() && leads_to_root(inode.parent.directory, number, found))
+        keep = inode.parent;
+      inode.entries = {keep};
+    }
+  }
+
+  static bool leads_to_root(std::uint64_t from, std::uint64_t without, const std::map<std::uint64_t, Link>& found) {
+    while (from != format::kRootInode.value) {
+      const auto way = found.find(from);
+      if (from == without || way == found.end()) return false;
+      from = way->second.directory;
+    }
+    return true;
+  }
+
   Result<> correct_entries() {
+    choose_entries();
     for (const auto& [directory, entries] : directories_) {
       for (const Entry& entry : entries) {
         Inode* inode = find(entry.inode);
@@ -224,14 +257,10 @@ class VolumeRepair {
           actions_.add_loss(BlockNumber(0), where(directory), "an entry was removed: it led to inode " + std::to_string(entry.inode) + ", which is not in use");
           continue;
         }
-        if (inode->is_directory() && inode->entries.size() > 1) {
-          const bool parent_known = std::ranges::find(inode->entries, inode->parent) != inode->entries.end();
-          if (here != (parent_known ? inode->parent : inode->entries.front())) {
-            TRY(remove_entry(here));
-            add(directory, "an entry was removed: directory " + std::to_string(entry.inode) + " had several");
-            continue;
-          }
-          inode->entries = {here};
+        if (inode->is_directory() && std::ranges::find(inode->entries, here) == inode->entries.end()) {
+          TRY(remove_entry(here));
+          add(directory, "an entry was removed: directory " + std::to_string(entry.inode) + " had several");
+          continue;
         }
         if (entry.type != inode->type) {
           TRY(correct_type(here, entry.inode, inode->type));
