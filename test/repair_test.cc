@@ -7,6 +7,7 @@
 #include <random>
 
 #include "engine/inode_table.h"
+#include "engine/overlay_medium.h"
 #include "engine/references.h"
 #include "engine/store.h"
 #include "test/catch.h"
@@ -231,4 +232,51 @@ TEST_CASE("repair: directories", "[repair]") {
   SECTION("reserved") { first.reserved = 7; }
   seal(image, block);
   require_repair(image, FindingKind::kDirectory, allowed);
+}
+
+TEST_CASE("repair: only what is safe", "[repair]") {
+  Image image = repair_image().image;
+  SECTION("is done") {
+    image[byte_offset(format::kRootsBlock) + 9] ^= std::byte{1};
+    image[1] ^= std::byte{1};
+    for (const BlockNumber leaf : blocks_of_type(repair_image().image, BlockType::kReverseLeaf)) lose(image, leaf);
+    const InodeAt where = find_inode(repair_image().image, "main", repair_image().linked);
+    // Losing leaves is a loss of nothing: all records follow from the trees.
+    inode_in(image, where, repair_image().linked).link_count = 9;
+    seal(image, where.block);
+    const Repaired repaired = repair_of(image, RepairMode::kSafe);
+    REQUIRE(repaired.report);
+    INFO(listing(*repaired.report));
+    CHECK(repaired.report->clean());
+    CHECK_FALSE(repaired.report->needs_all);
+    CHECK(std::ranges::none_of(repaired.report->actions, &RepairAction::loss));
+    CHECK(unexpected_part(difference(good_dump(), dump_of(repaired.image)), {"main:/a/three"}) == "");
+  }
+  SECTION("changes nothing when that is not enough") {
+    lose(image, blocks_of_type(image, BlockType::kInodes).front());
+    const Repaired repaired = repair_of(image, RepairMode::kSafe);
+    REQUIRE(repaired.report);
+    CHECK(repaired.report->needs_all);
+    CHECK_FALSE(repaired.report->clean());
+    CHECK(repaired.image == image);
+  }
+}
+
+TEST_CASE("repair: a medium that cannot be written", "[repair]") {
+  auto medium = DramMedium::from_image(repair_image().image);
+  REQUIRE(medium);
+  const auto report = repair(std::make_unique<OverlayMedium>(std::move(*medium)), {});
+  REQUIRE_FALSE(report);
+  CHECK(report.error().code == ErrorCode::kReadOnly);
+}
+
+TEST_CASE("repair: every finding says what is done about it", "[repair]") {
+  for (int kind = 0; kind <= static_cast<int>(FindingKind::kPoisoned); ++kind)
+    for (const Severity severity : {Severity::kRepairable, Severity::kLoss}) {
+      const Remedy remedy = usual_remedy(static_cast<FindingKind>(kind), severity);
+      CHECK(remedy != Remedy::kUnrepairable);
+      CHECK((remedy != Remedy::kNone || static_cast<FindingKind>(kind) == FindingKind::kPoisoned));
+      CHECK(std::string_view(describe(remedy)) != "unknown");
+      CHECK(std::string_view(name_of(remedy)) != "unknown");
+    }
 }
