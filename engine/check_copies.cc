@@ -121,12 +121,19 @@ void check_header(Context& context, BlockNumber base) {
       primary ? "the mirror of its header is bad or old" : "the primary copy of its header is bad or old");
 }
 
+// What refers to something is rebuilt from the reverse map, and that from what refers; the rest only said what it said.
+Remedy remedy_of_lost(BlockType type) {
+  if (type == BlockType::kReverseLeaf) return Remedy::kRecords;
+  return holds_references(type) ? Remedy::kRebuild : Remedy::kRemove;
+}
+
 void check_block(Context& context, BlockNumber block, const BlockDescriptor& descriptor) {
   const auto primary = context.metadata.read_copy(block, Copy::kPrimary);
   const auto mirror = context.metadata.read_copy(block, Copy::kMirror);
   const auto where = [&] { return std::string(name_of(descriptor.type)) + ", " + block_name(block); };
   if (!primary && !mirror) {
-    context.findings.add(FindingKind::kChecksum, Severity::kLoss, block, where(), "both copies are bad");
+    context.findings.add(FindingKind::kChecksum, Severity::kLoss, block, where(), "both copies are bad",
+                         remedy_of_lost(descriptor.type));
   } else if (!primary || !mirror) {
     const BlockNumber bad = primary ? Metadata::mirror_of(block) : block;
     context.findings.add(
@@ -150,7 +157,7 @@ void check_copies(Context& context) {
       const BlockDescriptor descriptor = context.metadata.descriptor(base + i);
       if (const char* fault = descriptor_fault(descriptor))
         context.findings.add(FindingKind::kChunk, Severity::kRepairable, base + i,
-                             "chunk at block " + std::to_string(base.value), fault);
+                             "chunk at block " + std::to_string(base.value), fault, Remedy::kRebuild);
       if (descriptor.type == BlockType::kFree) continue;
       check_block(context, base + i, descriptor);
       context.advance();

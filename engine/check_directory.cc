@@ -83,7 +83,7 @@ class DirectoryCheck {
       }
       if (entry.name_bytes == 0 || entry.granules != granules_for(entry.name_bytes) ||
           granule + entry.granules > kGranulesPerBlock) {
-        add("an entry makes no sense; the rest of its block is passed over");
+        add("an entry makes no sense; the rest of its block is passed over", Remedy::kRemove);
         return;
       }
       if (thorough_) check_entry(entry, at.value * kGranulesPerBlock + granule);
@@ -110,9 +110,9 @@ class DirectoryCheck {
     std::uint64_t cookie;
   };
 
-  void add(std::string what) {
+  void add(std::string what, std::optional<Remedy> remedy = {}) {
     context_.findings.add(FindingKind::kDirectory, Severity::kRepairable, block_,
-                          Place{directory_.volume, directory_.number, {}}, std::move(what));
+                          Place{directory_.volume, directory_.number, {}}, std::move(what), remedy);
   }
 
   void check_entry(const DirectoryEntry& entry, std::uint64_t cookie) {
@@ -148,7 +148,7 @@ class DirectoryCheck {
       const auto first = name_at(context_.metadata, directory_.record, names_[i - 1].cookie);
       const auto second = name_at(context_.metadata, directory_.record, names_[i].cookie);
       if (first && second && *first && *second && **first == **second)
-        add("the name \"" + printable(**first) + "\" is there twice");
+        add("the name \"" + printable(**first) + "\" is there twice", Remedy::kLostAndFound);
     }
   }
 

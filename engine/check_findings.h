@@ -21,9 +21,12 @@ class Findings {
  public:
   Findings(CheckReport& report, Paths& paths) : report_(report), paths_(paths) {}
 
-  void add(FindingKind kind, Severity severity, BlockNumber block, std::string where, std::string what);
+  // Without a remedy: the usual one.
+  void add(FindingKind kind, Severity severity, BlockNumber block, std::string where, std::string what,
+           std::optional<Remedy> remedy = {});
   // Looks up the place's path only if the finding is kept.
-  void add(FindingKind kind, Severity severity, BlockNumber block, const Place& place, std::string what);
+  void add(FindingKind kind, Severity severity, BlockNumber block, const Place& place, std::string what,
+           std::optional<Remedy> remedy = {});
 
  private:
   // A place in the report for a finding; null when it is full of findings that matter as much.

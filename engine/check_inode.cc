@@ -133,7 +133,7 @@ class AttributeCheck {
   }
 
   void check_list(const Result<AttributeList>& list) {
-    if (!list) return add(describe(list.error()));
+    if (!list) return add(describe(list.error()), Remedy::kRemove);
     std::set<std::pair<AttributeSpace, std::string_view>> names;
     for (const auto& item : list->items()) {
       check_item(item);
@@ -142,9 +142,9 @@ class AttributeCheck {
   }
 
  private:
-  void add(std::string what) {
+  void add(std::string what, std::optional<Remedy> remedy = {}) {
     context_.findings.add(FindingKind::kAttributes, Severity::kRepairable, inode_.block,
-                          Place{inode_.volume, inode_.number, {}}, std::move(what));
+                          Place{inode_.volume, inode_.number, {}}, std::move(what), remedy);
   }
 
   void check_item(const AttributeList::Item& item) {

@@ -138,18 +138,22 @@ void TreeWalk::for_each_record(FunctionRef<void(const format::ReverseRecord&)> v
   }
 }
 
-void TreeWalk::report_unreachable() {
+void TreeWalk::for_each_unreachable(FunctionRef<void(BlockNumber, BlockType)> visit) const {
   for (const BlockNumber base : context_.metadata.chunks()) {
     for (BlockNumber block = base + 1; block <= base + format::kChunkPayload; ++block) {
       const BlockType type = context_.metadata.descriptor(block).type;
       if (type == BlockType::kFree) continue;
       ++context_.report.metadata_blocks;
-      if (type == BlockType::kReverseLeaf || known_[context_.described.index(block)].met) continue;
-      context_.findings.add(FindingKind::kUnreachable, Severity::kRepairable, block,
-                            std::string(name_of(type)) + ", " + block_name(block),
-                            "has a type but nothing leads to it");
+      if (type != BlockType::kReverseLeaf && !known_[context_.described.index(block)].met) visit(block, type);
     }
   }
+}
+
+void TreeWalk::report_unreachable() {
+  for_each_unreachable([this](BlockNumber block, BlockType type) {
+    context_.findings.add(FindingKind::kUnreachable, Severity::kRepairable, block,
+                          std::string(name_of(type)) + ", " + block_name(block), "has a type but nothing leads to it");
+  });
 }
 
 // --- the walk --------------------------------------------------------------------------------------------------------

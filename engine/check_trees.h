@@ -41,6 +41,8 @@ class TreeWalk {
   const Tally& tally() const { return tally_; }
   // The records of all blocks that were met.
   void for_each_record(FunctionRef<void(const format::ReverseRecord&)> visit);
+  // Blocks that have a type and were not met, reverse leaves apart.
+  void for_each_unreachable(FunctionRef<void(BlockNumber, format::BlockType)> visit) const;
   // Volume 0 first.
   const std::vector<VolumeRoot>& volumes() const { return volumes_; }
   const std::optional<format::InodeRecord>& volume_zero() const { return volume_zero_; }

@@ -75,8 +75,8 @@ class VolumeCheck {
     friend auto operator<=>(const Link&, const Link&) = default;
   };
 
-  void add(FindingKind kind, InodeNumber inode, std::string what, Severity severity = Severity::kRepairable) {
-    context_.findings.add(kind, severity, block_of(inode), Place{number_, inode, {}}, std::move(what));
+  void add(FindingKind kind, InodeNumber inode, std::string what, std::optional<Remedy> remedy = {}) {
+    context_.findings.add(kind, Severity::kRepairable, block_of(inode), Place{number_, inode, {}}, std::move(what), remedy);
   }
 
   // --- inodes --------------------------------------------------------------------------------------------------------
@@ -199,11 +199,12 @@ class VolumeCheck {
       // An inode that cannot be read is not free.
       const auto read = InodeTable::read(context_.metadata, number_, InodeNumber(entry.inode));
       if (!read && read.error().code == ErrorCode::kStale)
-        add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which is not in use");
+        add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which is not in use", Remedy::kRemove);
       return;
     }
     if (is_reserved(entry.inode) || entry.inode == format::kRootInode.value)
-      return add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which has no name by nature");
+      return add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which has no name by nature",
+                 Remedy::kRemove);
     if (entry.type != inode->type)
       add(FindingKind::kDirectory, InodeNumber(directory), entry_name() + ", which is of another type");
     ++inode->entries;
@@ -251,9 +252,10 @@ class VolumeCheck {
       return;
     }
     if (directory && inode.entries > 1)
-      add(FindingKind::kLinkCount, number, "a directory has " + std::to_string(inode.entries) + " entries");
+      add(FindingKind::kLinkCount, number, "a directory has " + std::to_string(inode.entries) + " entries",
+          Remedy::kRemove);
     if (inode.entries == 0 && inode.link_count != 0 && !inode.listed)
-      add(FindingKind::kOrphan, number, "no directory has an entry for it");
+      add(FindingKind::kOrphan, number, "no directory has an entry for it", Remedy::kLostAndFound);
     const std::uint64_t expected =
         directory && inode.entries != 0 ? 2 + std::uint64_t{inode.subdirectories} : inode.entries;
     if (inode.entries != 0 && inode.link_count != expected) report_links(inode, expected);
@@ -280,7 +282,7 @@ class VolumeCheck {
       }
       if (at != nullptr && at->climb == Inode::Climb::kUnderWay)
         add(FindingKind::kOrphan, InodeNumber(at->number),
-            "it lies in a circle of directories that the root does not reach");
+            "it lies in a circle of directories that the root does not reach", Remedy::kLostAndFound);
       for (Inode* inode : path) inode->climb = Inode::Climb::kDone;
     }
   }

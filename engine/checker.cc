@@ -91,7 +91,7 @@ void check_all(Context& context, Store* store) {
 }
 
 Finding damage(FindingKind kind, BlockNumber block, std::string where, const Error& error) {
-  return {kind, Severity::kLoss, block, std::move(where), describe(error)};
+  return {kind, Severity::kLoss, block, std::move(where), describe(error), usual_remedy(kind, Severity::kLoss)};
 }
 
 // Applies the journal to the overlay. Returns whether that changed anything: the newest record is usually home already.

@@ -42,13 +42,34 @@ const char* name_of(FindingKind kind);
 
 enum class Severity { kNote, kRepairable, kLoss };
 
+// What repair (engine/repair.h) does about a finding.
+enum class Remedy {
+  kNone,          // nothing: there is nothing to be done
+  kCopy,          // writes it again from its other copy, or from what is known
+  kCorrect,       // corrects it from what it counts or names
+  kRecords,       // makes the reverse map say what the trees say
+  kLedger,        // enters the block into the ledger
+  kLostAndFound,  // gives it a name in lost+found
+  kRebuild,       // rebuilds it from the reverse map and from what leads to it; what cannot be known is lost
+  kFree,          // gives the block back
+  kRemove,        // removes the reference, entry or attribute: what it led to is lost already
+  kUnrepairable,  // nothing: it cannot be repaired
+};
+const char* describe(Remedy remedy);  // "write it again from its other copy"
+const char* name_of(Remedy remedy);   // one word
+// True if the remedy loses nothing and needs nobody's decision.
+bool is_safe(Remedy remedy);
+
 struct Finding {
   FindingKind kind{};
   Severity severity{};
   BlockNumber block;
   std::string where;  // volume, path, inode: for people
   std::string what;
+  Remedy remedy = Remedy::kNone;
 };
+// What is done about findings of this kind if nothing else is known of them.
+Remedy usual_remedy(FindingKind kind, Severity severity);
 
 struct CheckReport {
   std::vector<Finding> findings;  // at most kMaximumFindings are kept

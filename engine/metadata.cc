@@ -78,21 +78,13 @@ Result<> Metadata::load_chunks(BlockNumber first) {
     const bool mirror_good = mirror && (!header || mirror->sequence >= header->sequence);
     if (!primary_good) header = std::move(mirror);
     if (!header) return fail(ErrorCode::kDamaged, where + ": both copies of its header are damaged; run fsck.daxcow");
-    auto chunk = std::make_unique<Chunk>();
-    chunk->next = header->next;
-    chunk->sequence = header->sequence;
-    for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
-      const BlockDescriptor& block = header->blocks[i];
+    for (const BlockDescriptor& block : header->blocks) {
       const bool node = block.type == BlockType::kMapNode;
       if (static_cast<std::uint8_t>(block.type) >= format::kBlockTypeCount ||
           (node ? block.level < 1 || block.level > format::kMaximumLevel : block.level != 0))
         return fail(ErrorCode::kDamaged, where + ": a block description makes no sense");
-      chunk->descriptors[i] = std::bit_cast<std::uint64_t>(header->blocks[i]);
     }
-    for (std::uint64_t i = kChunkPayload; i > 0; --i)  // the lowest block is taken first
-      if (header->blocks[i - 1].type == BlockType::kFree) free_.push_back(base.value + i);
-    chunks_[base.value / kChunkBlocks].store(chunk.release(), std::memory_order_release);
-    chunk_list_.push_back(base);
+    adopt_chunk(base, *header);
     if (!primary_good && on_bad_copy_) on_bad_copy_(BadCopy{base, Copy::kPrimary});
     if (!mirror_good && on_bad_copy_) on_bad_copy_(BadCopy{base, Copy::kMirror});
     base = BlockNumber(header->next);
@@ -100,13 +92,18 @@ Result<> Metadata::load_chunks(BlockNumber first) {
   return {};
 }
 
-void Metadata::add_chunk(BlockNumber base) {
+void Metadata::add_chunk(BlockNumber base) { adopt_chunk(base, ChunkHeader{}); }
+
+void Metadata::adopt_chunk(BlockNumber base, const ChunkHeader& header) {
   CHECK(base.value % kChunkBlocks == 0 && chunk_of(base) == nullptr);
   auto chunk = std::make_unique<Chunk>();
-  for (auto& descriptor : chunk->descriptors) descriptor = 0;
+  chunk->next = header.next;
+  chunk->sequence = header.sequence;
+  for (std::uint64_t i = 0; i < kChunkPayload; ++i) chunk->descriptors[i] = std::bit_cast<std::uint64_t>(header.blocks[i]);
+  for (std::uint64_t i = kChunkPayload; i > 0; --i)  // the lowest block is taken first
+    if (header.blocks[i - 1].type == BlockType::kFree) free_.push_back(base.value + i);
   chunks_[base.value / kChunkBlocks].store(chunk.release(), std::memory_order_release);
   chunk_list_.push_back(base);
-  for (std::uint64_t i = kChunkPayload; i > 0; --i) free_.push_back(base.value + i);
 }
 
 void Metadata::set_header_sequence(BlockNumber base, std::uint64_t sequence) { chunk_of(base)->sequence = sequence; }

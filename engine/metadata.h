@@ -44,6 +44,10 @@ class Metadata final : public BlockReader {
   Result<> load_chunks(BlockNumber first);
   // Takes note of a chunk that is on the medium already and linked.
   void add_chunk(BlockNumber base);
+  // Takes note of a chunk with this header, which the caller has verified or made up. For repair.
+  void adopt_chunk(BlockNumber base, const format::ChunkHeader& header);
+  // What a copy of a header says, if it verifies.
+  Result<format::ChunkHeader> read_header(BlockNumber base, Copy copy) const;
   BlockNumber last_chunk() const { return chunk_list_.back(); }
   const std::vector<BlockNumber>& chunks() const { return chunk_list_; }
   // The header block of a chunk as it has to be on the medium now, CRC included.
@@ -67,6 +71,8 @@ class Metadata final : public BlockReader {
   std::uint64_t block_count() const { return chunk_list_.size() * format::kChunkPayload; }
   std::optional<BlockNumber> take_free();
   void give_back(BlockNumber block) { free_.push_back(block.value); }
+  // Takes this block out of the free ones, if it is one. Linear in their number: for repair.
+  void withdraw_free(BlockNumber block) { std::erase(free_, block.value); }
 
   // --- versions (any thread) -----------------------------------------------------------------------------------------------
   Result<BlockPtr> read(BlockNumber block, format::BlockType type) override;
@@ -105,7 +111,6 @@ class Metadata final : public BlockReader {
   Chunk* chunk_of(BlockNumber block) const;
   Shard& shard_of(BlockNumber block) { return shards_[std::hash<BlockNumber>{}(block) % kShards]; }
   void make_room(Shard& shard) REQUIRES(shard.mutex);
-  Result<format::ChunkHeader> read_header(BlockNumber base, Copy copy) const;
 
   Medium& medium_;
   std::size_t shard_limit_;

@@ -192,6 +192,55 @@ TEST_CASE("What is not a pool, or not a whole one, is refused by every tool") {
     CHECK(checked.exit_code == 4);
     check_refused_by_daxcow("damaged", "both superblocks are damaged");
     check_refused(tools, "mkfs.daxcow damaged", 1, "is a pool already");
+    CHECK(tools.run("fsck.daxcow -y damaged").exit_code == 1);
+    check_works(tools, "fsck.daxcow damaged", "clean");
+  }
+}
+
+TEST_CASE("fsck.daxcow repairs what it is told to") {
+  Tools tools;
+  check_works(tools, "mkfs.daxcow --size 32M pool");
+  check_works(tools, "fsck.daxcow -y pool", "clean");
+  check_works(tools, "fsck.daxcow -p pool", "clean");
+  const auto lose = [&](const std::string& file, const std::string& blocks) {
+    REQUIRE(tools.run("cp pool " + file + "; for at in " + blocks + "; do head -c 4096 /dev/urandom | dd of=" + file +
+                      " bs=4096 seek=$at conv=notrunc; done").exit_code == 0);
+  };
+  SECTION("one copy: with -p") {
+    lose("damaged", "0 1025 1284");
+    const Outcome checked = tools.run("fsck.daxcow damaged");
+    CHECK(checked.exit_code == 4);
+    CHECK(checked.out.find("fsck.daxcow -y") != std::string::npos);
+    const Outcome repaired = tools.run("fsck.daxcow -p damaged");
+    INFO(repaired.out << repaired.err);
+    CHECK(repaired.exit_code == 1);
+    check_works(tools, "fsck.daxcow damaged", "clean");
+  }
+  SECTION("both copies: with -y only") {
+    lose("damaged", "1028 1284");
+    check_works(tools, "cp damaged before");
+    const Outcome preened = tools.run("fsck.daxcow -a damaged");
+    CHECK(preened.exit_code == 4);
+    CHECK(preened.out.find("nothing was changed") != std::string::npos);
+    check_works(tools, "cmp damaged before");
+    const Outcome repaired = tools.run("fsck.daxcow --json -y damaged");
+    CHECK(repaired.exit_code == 1);
+    const auto report = nlohmann::json::parse(repaired.out);
+    CHECK(report.at("clean") == true);
+    CHECK(report.at("found_count") > 0);
+    CHECK(report.at("found").at(0).at("remedy") == "rebuild");
+    CHECK(report.at("actions").size() == report.at("action_count"));
+    check_works(tools, "fsck.daxcow -y damaged", "clean");
+  }
+  SECTION("what is no pool stays what it is") {
+    REQUIRE(tools.run("head -c 32M /dev/urandom >noise; cp noise before").exit_code == 0);
+    check_refused(tools, "fsck.daxcow -y noise", 8, "not a daxcow pool");
+    check_works(tools, "cmp noise before");
+    check_refused(tools, "fsck.daxcow -y -p pool", 16, "excludes");
+  }
+  SECTION("a pool that is in use") {
+    auto holder = need(open_pmem2_medium(tools.path("pool"), {}));
+    check_refused(tools, "fsck.daxcow -y pool", 8, "pool");
   }
 }
 

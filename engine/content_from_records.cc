@@ -1,0 +1,149 @@
+#include "engine/content_from_records.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+
+#include "engine/map.h"
+#include "engine/references.h"
+
+namespace daxcow {
+
+using format::BlockDescriptor;
+using format::BlockType;
+using format::InodeRecord;
+using format::LeafKind;
+using format::ReverseRecord;
+
+namespace {
+
+// The entry of the n-th slot of a record.
+MapEntry entry_of(const ReverseRecord& record, std::uint64_t n) {
+  if (record.flags & format::kRecordNode) return MapEntry::node(BlockNumber(record.first + n));
+  return MapEntry::leaf(BlockNumber(record.first + n * blocks_spanned(record.level)),
+                        record.flags & format::kRecordUnwritten);
+}
+
+std::uint64_t slots_of(const ReverseRecord& record) {
+  return record.flags & format::kRecordNode ? record.length_blocks : record.length_blocks / blocks_spanned(record.level);
+}
+
+// Where a slot is, and for inodes the level of its root.
+struct Place {
+  std::uint64_t* entry = nullptr;
+  std::uint8_t* level = nullptr;
+};
+Place place_of(BlockType type, Block& content, std::uint64_t slot) {
+  if (type == BlockType::kMapNode || type == BlockType::kGraveyard) return {&content.as<format::MapNode>()[slot], nullptr};
+  InodeRecord& inode = type == BlockType::kRoots
+                           ? content.as<format::Roots>().volume_zero
+                           : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
+  const std::uint64_t of_inode = slot % format::kSlotsPerInode;
+  if (of_inode < format::kRootSlots) return {&inode.data[of_inode], &inode.data_level};
+  return {&inode.attributes[of_inode - format::kRootSlots], &inode.attribute_level};
+}
+
+// Blocks of a file up to its last mapped one.
+std::uint64_t mapped_end(BlockReader& reader, const Fork& fork) {
+  std::uint64_t end = 0;
+  (void)for_each_segment(reader, fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)},
+                         [&](const Segment& segment) {
+                           if (segment.entry.present()) end = segment.range.end().value;
+                           return true;
+                         });
+  return end;
+}
+
+std::uint32_t attribute_bytes(BlockReader& reader, const Fork& fork) {
+  std::vector<std::byte> stream;
+  for (std::uint64_t i = 0; i < format::kMaximumAttributeForkBytes / kBlockBytes; ++i) {
+    const auto entry = entry_at(reader, fork, FileBlock(i));
+    if (!entry || !entry->present()) break;
+    const auto block = reader.read(entry->block(), BlockType::kAttributes);
+    if (!block) break;
+    stream.insert(stream.end(), (*block)->bytes, (*block)->bytes + kBlockBytes);
+  }
+  std::uint64_t at = 0;
+  while (at + sizeof(format::AttributeEntry) <= stream.size()) {
+    format::AttributeEntry entry;
+    std::memcpy(&entry, stream.data() + at, sizeof entry);
+    if (entry.name_bytes == 0) break;
+    const std::uint64_t bytes = (sizeof entry + entry.name_bytes + entry.value_bytes + 7) / 8 * 8;
+    if (bytes > stream.size() - at) break;
+    at += bytes;
+  }
+  return static_cast<std::uint32_t>(at);
+}
+
+void complete(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe, InodeRecord& inode) {
+  const auto first = std::ranges::find_if(inode.data, [](std::uint64_t raw) { return raw != 0; });
+  std::uint32_t type = S_IFREG;
+  bool volume = false;
+  LeafKind kind = LeafKind::kData;
+  if (first != inode.data.end()) {
+    const MapEntry entry{*first};
+    const BlockDescriptor child = describe(entry.block());
+    kind = entry.is_node() ? child.leaf_kind : static_cast<LeafKind>(child.type);
+    type = kind == LeafKind::kDirectory ? S_IFDIR : kind == LeafKind::kSymlink ? S_IFLNK : S_IFREG;
+    volume = kind == LeafKind::kInodes;
+  }
+  const InodeRecord rebuilt = inode;
+  make_default_inode(inode, type);
+  inode.data = rebuilt.data;
+  inode.attributes = rebuilt.attributes;
+  if (rebuilt.data_level != 0) inode.data_level = rebuilt.data_level;
+  if (rebuilt.attribute_level != 0) inode.attribute_level = rebuilt.attribute_level;
+  if (volume) inode.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
+  if (kind == LeafKind::kSymlink) {
+    const auto entry = entry_at(reader, data_fork(inode, kind), FileBlock(0));
+    const auto block = entry ? reader.read(entry->block(), BlockType::kSymlink) : Result<BlockPtr>(fail(ErrorCode::kDamaged));
+    if (block) inode.size_bytes = strnlen(reinterpret_cast<const char*>((*block)->bytes), kBlockBytes - 1);
+  } else if (!volume) {
+    inode.size_bytes = mapped_end(reader, data_fork(inode, kind)) * kBlockBytes;
+  }
+  inode.attribute_bytes = attribute_bytes(reader, attribute_fork(inode));
+}
+
+}  // namespace
+
+std::uint64_t content_from_records(const BlockDescriptor& descriptor, std::span<const ReverseRecord> records,
+                                   Block& content) {
+  std::memset(content.bytes, 0, kBlockBytes);
+  const std::uint64_t slots = slot_count(descriptor.type);
+  std::uint64_t filled = 0;
+  for (const ReverseRecord& record : records) {
+    if (record.kind != format::RecordKind::kTree || record.level >= format::kMaximumLevel) continue;
+    if (descriptor.type == BlockType::kMapNode && record.level + 1 != descriptor.level) continue;
+    for (std::uint64_t n = 0; n < std::min(slots_of(record), slots) && record.slot + n < slots; ++n) {
+      const Place place = place_of(descriptor.type, content, record.slot + n);
+      MapEntry entry = entry_of(record, n);
+      if (descriptor.type == BlockType::kGraveyard) entry = entry.with_level(record.level);
+      if (place.level != nullptr) {
+        // All slots of a root are of one level.
+        if (*place.level != 0 && *place.level != record.level + 1) break;
+        *place.level = static_cast<std::uint8_t>(record.level + 1);
+      }
+      if (*place.entry != 0) continue;
+      *place.entry = entry.raw;
+      ++filled;
+    }
+  }
+  return filled;
+}
+
+void make_default_inode(InodeRecord& inode, std::uint32_t type) {
+  inode = InodeRecord{};
+  inode.mode = type | (S_ISDIR(type) ? 0700 : S_ISLNK(type) ? 0777 : 0600);
+  inode.link_count = S_ISDIR(type) ? 2 : 1;
+  inode.data_level = inode.attribute_level = 1;
+  inode.seconds.fill(std::time(nullptr));
+}
+
+void complete_inodes(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe, format::InodeBlock& inodes) {
+  for (InodeRecord& inode : inodes.inodes)
+    if (inode.data_level != 0 || inode.attribute_level != 0) complete(reader, describe, inode);
+}
+
+}  // namespace daxcow

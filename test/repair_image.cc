@@ -1,0 +1,278 @@
+#include "test/repair_image.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/borrowed_medium.h"
+#include "engine/inode_table.h"
+#include "engine/store.h"
+#include "engine/volume.h"
+
+namespace daxcow::test {
+
+namespace {
+
+std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
+
+InodeNumber make(Volume& volume, InodeNumber directory, std::string_view name, std::uint32_t mode, std::string_view target = {},
+                 std::uint32_t device = 0) {
+  const auto made = volume.create(directory, name, NewInode{.mode = mode, .device = device, .symlink_target = target});
+  REQUIRE(made);
+  return made->inode;
+}
+
+void write(Volume& volume, InodeNumber file, std::uint64_t offset, const std::string& text) {
+  REQUIRE(volume.write(file, offset, bytes_of(text)));
+}
+
+void fill_main(Volume& volume, RepairImage& built) {
+  const InodeNumber root = format::kRootInode;
+  built.directory = make(volume, root, "a", S_IFDIR | 0755);
+  const InodeNumber below = make(volume, built.directory, "b", S_IFDIR | 0755);
+  make(volume, below, "deep", S_IFREG | 0600);
+  built.file = make(volume, built.directory, "file", S_IFREG | 0644);
+  for (std::uint64_t i = 0; i < 40; ++i) write(volume, built.file, i * 2 * kBlockBytes, std::string(kBlockBytes, static_cast<char>('a' + i % 26)));
+  const InodeNumber clone = make(volume, root, "clone", S_IFREG | 0644);
+  REQUIRE(volume.clone_range(built.file, 0, clone, 0, 79 * kBlockBytes));
+  write(volume, clone, 6 * kBlockBytes, "changed");
+  built.big = make(volume, root, "big", S_IFREG | 0640);
+  for (std::uint64_t i = 0; i < 3; ++i) write(volume, built.big, i * (3ull << 20), std::string(9000, 'B'));
+  REQUIRE(volume.allocate(built.big, AllocateMode::kAllocate, 20ull << 20, 100'000));
+  built.linked = make(volume, root, "one", S_IFREG | 0600);
+  write(volume, built.linked, 0, "linked");
+  REQUIRE(volume.link(built.linked, built.directory, "two"));
+  REQUIRE(volume.link(built.linked, below, "three"));
+  built.attributed = make(volume, root, "attributed", S_IFREG | 0600);
+  for (int i = 0; i < 12; ++i)
+    REQUIRE(volume.set_attribute(built.attributed, "user.colour" + std::to_string(i), bytes_of(std::string(700, static_cast<char>('a' + i))), Volume::SetAttributeMode::kAny));
+  REQUIRE(volume.set_attribute(built.file, "user.colour", bytes_of("blue"), Volume::SetAttributeMode::kAny));
+  make(volume, root, "short", S_IFLNK | 0777, "a/file");
+  built.symlink = make(volume, root, "long", S_IFLNK | 0777, std::string(300, 'l'));
+  built.pipe = make(volume, root, "pipe", S_IFIFO | 0600);
+  built.device = make(volume, root, "null", S_IFCHR | 0666, {}, 0x103);
+  built.empty = make(volume, root, "empty", S_IFREG | 0604);
+  for (int i = 0; i < 300; ++i) make(volume, built.directory, "entry number " + std::to_string(i), S_IFREG | 0644);
+  for (int i = 0; i < 300; i += 3) REQUIRE(volume.unlink(built.directory, "entry number " + std::to_string(i)));
+}
+
+void describe_inode(Volume& volume, InodeNumber number, const std::string& path, Dump& dump, int depth) {
+  const auto attributes = volume.attributes(number);
+  if (!attributes) {
+    dump[path] = "unreadable";
+    return;
+  }
+  const auto& a = *attributes;
+  std::string text = "mode " + std::to_string(a.mode) + " links " + std::to_string(a.link_count) + " owner " + std::to_string(a.uid) +
+                     ":" + std::to_string(a.gid) + " size " + std::to_string(a.size_bytes) + " device " + std::to_string(a.device) +
+                     " generation " + std::to_string(a.generation) + " blocks " + std::to_string(a.block_count) + " times";
+  // A directory's own change with its entries, which a test of damage to one entry expects.
+  for (const Timestamp time : {a.modification, a.change, a.birth}) text += " " + std::to_string(time.seconds) + "." + std::to_string(time.nanoseconds);
+  if (auto names = volume.list_attributes(number)) {
+    std::ranges::sort(*names);
+    for (const std::string& name : *names) {
+      const auto value = volume.get_attribute(number, name);
+      text += " " + name + "=" + (value ? *value : "lost");
+    }
+  } else {
+    text += " attributes lost";
+  }
+  if (S_ISLNK(a.mode)) {
+    const auto target = volume.read_link(number);
+    text += " -> " + (target ? *target : "lost");
+  }
+  if (S_ISREG(a.mode)) {
+    for (std::uint64_t at = 0; at < a.size_bytes && at < (64u << 20); at += kBlockBytes) {
+      std::vector<std::byte> content(std::min(kBlockBytes, a.size_bytes - at));
+      const auto read = volume.read(number, at, content);
+      if (!read) {
+        text += " @" + std::to_string(at) + " lost";
+        continue;
+      }
+      const bool zero = std::ranges::all_of(content, [](std::byte b) { return b == std::byte{0}; });
+      if (!zero) text += " @" + std::to_string(at) + " " + std::to_string(crc32c(0, content));
+    }
+  }
+  dump[path] = text;
+  if (!S_ISDIR(a.mode) || depth > 20) return;
+  std::vector<std::pair<std::string, InodeNumber>> below;
+  const auto listed = volume.read_directory(number, 0, [&](const DirectoryItem& item) {
+    if (item.name != "." && item.name != "..") below.emplace_back(item.name, item.inode);
+    return true;
+  });
+  if (!listed) dump[path] += " listing lost";
+  for (const auto& [name, inode] : below) describe_inode(volume, inode, path + "/" + name, dump, depth + 1);
+}
+
+}  // namespace
+
+void with_pool(Image& image, const std::function<void(Pool&)>& use) {
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  DramMedium* raw = medium->get();
+  auto pool = Pool::open(std::move(*medium), PoolOptions{.background = false, .log = {}});
+  if (!pool) FAIL(describe(pool.error()));
+  use(**pool);
+  image = raw->snapshot();
+  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) at<Block>(image, copy) = Block{};
+}
+
+namespace {
+
+void fill_pool(Pool& pool, RepairImage& made, const std::function<void()>& keep) {
+  REQUIRE(pool.create_volume("other"));
+  {
+    const auto volume = pool.mount("other", false);
+    REQUIRE(volume);
+    const InodeNumber directory = make(**volume, format::kRootInode, "many", S_IFDIR | 0755);
+    for (int i = 0; i < 2000; ++i) make(**volume, directory, "file " + std::to_string(i), S_IFREG | 0644);
+    for (int i = 0; i < 2000; i += 50) {
+      const auto found = (*volume)->lookup(directory, "file " + std::to_string(i));
+      REQUIRE(found);
+      write(**volume, found->inode, 0, "content");
+    }
+  }
+  const auto mounted = pool.mount("main", false);
+  REQUIRE(mounted);
+  Volume& volume = **mounted;
+  fill_main(volume, made);
+  REQUIRE(pool.snapshot("main", "before", true));
+  write(volume, made.file, 0, std::string(3 * kBlockBytes, 'y'));
+  make(volume, made.directory, "later", S_IFREG | 0600);
+  REQUIRE(volume.unlink(made.directory, "entry number 1"));
+  // An orphan, and what was large when it was dropped.
+  const InodeNumber held = make(volume, format::kRootInode, "held", S_IFREG | 0600);
+  write(volume, held, 0, "held");
+  volume.remember(held);
+  const InodeNumber dropped = make(volume, format::kRootInode, "dropped", S_IFREG | 0600);
+  for (std::uint64_t i = 0; i < 6; ++i) write(volume, dropped, i * (2ull << 20), "x");
+  REQUIRE(volume.unlink(format::kRootInode, "held"));
+  REQUIRE(volume.unlink(format::kRootInode, "dropped"));
+  keep();
+}
+
+void empty_journal(Image& image) {
+  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) at<Block>(image, copy) = Block{};
+}
+
+}  // namespace
+
+const RepairImage& repair_image() {
+  static const RepairImage built = [] {
+    RepairImage made;
+    auto medium = DramMedium::create(48ull << 20);
+    REQUIRE(medium);
+    REQUIRE(Pool::format(**medium, FormatOptions{.label = "test", .progress = {}}));
+    DramMedium* raw = medium->get();
+    auto pool = Pool::open(std::move(*medium), PoolOptions{.background = false, .log = {}});
+    REQUIRE(pool);
+    // As it is while a file without a name is still open.
+    fill_pool(**pool, made, [&] { made.image = raw->snapshot(); });
+    empty_journal(made.image);
+    return made;
+  }();
+  return built;
+}
+
+Dump dump_of(const Image& image) {
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
+  if (!pool) FAIL(describe(pool.error()));
+  Dump dump;
+  const auto volumes = (*pool)->volumes();
+  REQUIRE(volumes);
+  for (const VolumeInfo& info : *volumes) {
+    const auto volume = (*pool)->mount(info.name, true);
+    if (!volume) FAIL(describe(volume.error()));
+    describe_inode(**volume, format::kRootInode, info.name + ":", dump, 0);
+    dump[info.name] = std::string(info.read_only ? "read-only " : "") + (info.snapshot ? "snapshot " : "");
+  }
+  return dump;
+}
+
+std::string difference(const Dump& before, const Dump& after) {
+  std::string text;
+  for (const auto& [path, was] : before) {
+    const auto it = after.find(path);
+    if (it == after.end())
+      text += "gone: " + path + "\n";
+    else if (it->second != was)
+      text += "changed: " + path + "\n  was " + was.substr(0, 400) + "\n  is  " + it->second.substr(0, 400) + "\n";
+  }
+  for (const auto& [path, is] : after)
+    if (!before.contains(path)) text += "new: " + path + "\n";
+  return text;
+}
+
+InodeAt find_inode(const Image& image, std::string_view volume, InodeNumber inode) {
+  InodeAt found;
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
+  REQUIRE(pool);
+  BlockReader& reader = (*pool)->store().metadata();
+  VolumeNumber number;
+  const auto volumes = (*pool)->volumes();
+  REQUIRE(volumes);
+  for (const VolumeInfo& info : *volumes)
+    if (info.name == volume) number = info.number;
+  const auto table = InodeTable::root(reader, number);
+  REQUIRE(table);
+  found.block = entry_at(reader, *table, FileBlock(inode.value / format::kInodesPerBlock))->block();
+  found.record = *InodeTable::read(reader, number, inode);
+  return found;
+}
+
+format::InodeRecord& inode_in(Image& image, const InodeAt& where, InodeNumber inode) {
+  return at<format::InodeBlock>(image, where.block).inodes[inode.value % format::kInodesPerBlock];
+}
+
+BlockNumber leaf_of(const Image& image, const Fork& fork, FileBlock block) {
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  Metadata metadata(**medium, 1 << 20);
+  REQUIRE(metadata.load_chunks(format::kFirstChunk));
+  const auto entry = entry_at(metadata, fork, block);
+  REQUIRE(entry);
+  REQUIRE(entry->present());
+  return entry->block();
+}
+
+std::vector<BlockNumber> blocks_of_type(const Image& image, format::BlockType type) {
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  Metadata metadata(**medium, 1 << 20);
+  REQUIRE(metadata.load_chunks(format::kFirstChunk));
+  std::vector<BlockNumber> blocks;
+  for (const BlockNumber base : metadata.chunks())
+    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i)
+      if (metadata.descriptor(base + i).type == type) blocks.push_back(base + i);
+  return blocks;
+}
+
+void lose(Image& image, BlockNumber block) {
+  for (const BlockNumber copy : {block, Metadata::mirror_of(block)})
+    for (std::uint64_t i = 0; i < kBlockBytes; i += 8) image[byte_offset(copy) + i] ^= std::byte{0x55};
+}
+
+Repaired repair_of(const Image& image, RepairMode mode, const std::function<void(DramMedium&)>& prepare) {
+  // The repair owns its medium: what it stored is seen through a second one on the same memory.
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  if (prepare) prepare(**medium);
+  Repaired repaired;
+  repaired.report = repair(std::make_unique<BorrowedMedium>(**medium), RepairOptions{.mode = mode, .progress = {}});
+  repaired.image = (*medium)->snapshot();
+  return repaired;
+}
+
+std::string listing(const RepairReport& report) {
+  std::string text = "before:\n" + listing(report.before) + "done:\n";
+  for (const RepairAction& action : report.actions)
+    text += std::string(action.loss ? "LOSS " : "") + "block " + std::to_string(action.block.value) + " [" + action.where + "] " + action.what + "\n";
+  return text + "after:\n" + listing(report.after);
+}
+
+}  // namespace daxcow::test
