@@ -26,7 +26,7 @@ void EventLog::publish(Event event) {
   clock_gettime(CLOCK_REALTIME, &now);
   event.time = {now.tv_sec, static_cast<std::uint32_t>(now.tv_nsec)};
   {
-    const std::lock_guard guard(mutex_);
+    const LockGuard guard(mutex_);
     event.sequence = ++last_;
     events_.push_back(std::move(event));
     if (events_.size() > kCapacity) events_.pop_front();
@@ -47,7 +47,7 @@ std::vector<Event> EventLog::after(std::uint64_t sequence, std::size_t limit, un
 }
 
 std::uint64_t EventLog::last_sequence() const {
-  const std::lock_guard guard(mutex_);
+  const LockGuard guard(mutex_);
   return last_;
 }
 

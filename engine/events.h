@@ -1,7 +1,6 @@
 // What happened to the pool, for people and programs: a bounded list in memory that followers read as it grows.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -51,8 +50,8 @@ class EventLog {
   std::uint64_t last_sequence() const;
 
  private:
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  mutable Mutex mutex_;
+  Condition changed_;
   std::deque<Event> events_;
   std::uint64_t last_ = 0;
 };

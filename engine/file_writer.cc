@@ -261,7 +261,7 @@ class Writer {
     const bool kills = options_.kill_set_id && view_.record.mode & (S_ISUID | S_ISGID);
     const Timestamp now = current_time();
     if (pieces_.empty() && !grows && !kills) {
-      const std::lock_guard guard(held_.times_mutex);
+      const LockGuard guard(held_.times_mutex);
       held_.times.modification = held_.times.change = now;
       return {};
     }

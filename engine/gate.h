@@ -2,9 +2,10 @@
 // before newcomers, so a snapshot is taken under any load. Not to be entered twice by one thread.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <mutex>
+
+#include "engine/mutex.h"
 
 namespace daxcow {
 
@@ -16,7 +17,7 @@ class Gate {
     ++inside_;
   }
   void unlock_shared() {
-    const std::lock_guard guard(mutex_);
+    const LockGuard guard(mutex_);
     if (--inside_ == 0) changed_.notify_all();
   }
   void lock() {
@@ -26,14 +27,14 @@ class Gate {
     changed_.wait(guard, [this] { return inside_ == 0; });
   }
   void unlock() {
-    const std::lock_guard guard(mutex_);
+    const LockGuard guard(mutex_);
     closing_ = false;
     changed_.notify_all();
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  Condition changed_;
   std::uint64_t inside_ = 0;
   bool closing_ = false;
 };

@@ -38,7 +38,7 @@ void ExclusiveBlocks::add(const Segment& segment, std::uint64_t generation) {
 
 std::shared_ptr<InodeState> InodeStates::get(InodeNumber inode) {
   Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   auto& state = shard.states[inode.value];
   if (state) return state;
   auto made = std::make_shared<InodeState>(inode);
@@ -48,7 +48,7 @@ std::shared_ptr<InodeState> InodeStates::get(InodeNumber inode) {
     int steps = 8;
     for (auto it = shard.states.begin(); it != shard.states.end() && steps > 0; --steps) {
       const bool idle = it->second.use_count() == 1 && [&] {
-        const std::lock_guard times(it->second->times_mutex);
+        const LockGuard times(it->second->times_mutex);
         return it->second->times.empty();
       }();
       it = idle ? shard.states.erase(it) : std::next(it);
@@ -59,21 +59,21 @@ std::shared_ptr<InodeState> InodeStates::get(InodeNumber inode) {
 
 std::shared_ptr<InodeState> InodeStates::find(InodeNumber inode) {
   Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   const auto it = shard.states.find(inode.value);
   return it == shard.states.end() ? nullptr : it->second;
 }
 
 void InodeStates::drop(InodeNumber inode) {
   Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   shard.states.erase(inode.value);
 }
 
 std::vector<std::shared_ptr<InodeState>> InodeStates::all() {
   std::vector<std::shared_ptr<InodeState>> states;
   for (Shard& shard : shards_) {
-    const std::lock_guard guard(shard.mutex);
+    const LockGuard guard(shard.mutex);
     for (const auto& [number, state] : shard.states) states.push_back(state);
   }
   return states;
@@ -81,13 +81,13 @@ std::vector<std::shared_ptr<InodeState>> InodeStates::all() {
 
 void InodeStates::remember(InodeNumber inode, std::uint64_t count) {
   Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   shard.lookups[inode.value] += count;
 }
 
 bool InodeStates::forget(InodeNumber inode, std::uint64_t count) {
   Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   const auto it = shard.lookups.find(inode.value);
   if (it == shard.lookups.end()) return true;
   if (it->second > count) {
@@ -100,14 +100,14 @@ bool InodeStates::forget(InodeNumber inode, std::uint64_t count) {
 
 bool InodeStates::is_remembered(InodeNumber inode) const {
   const Shard& shard = shard_of(inode);
-  const std::lock_guard guard(shard.mutex);
+  const LockGuard guard(shard.mutex);
   return shard.lookups.contains(inode.value);
 }
 
 std::vector<InodeNumber> InodeStates::forget_all() {
   std::vector<InodeNumber> inodes;
   for (Shard& shard : shards_) {
-    const std::lock_guard guard(shard.mutex);
+    const LockGuard guard(shard.mutex);
     for (const auto& [inode, count] : shard.lookups) inodes.push_back(InodeNumber(inode));
     shard.lookups.clear();
   }

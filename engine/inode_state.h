@@ -8,9 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -51,15 +49,15 @@ struct InodeState : std::enable_shared_from_this<InodeState> {
   InodeState& operator=(const InodeState&) = delete;
 
   const InodeNumber number;
-  std::shared_mutex lock;  // content: shared to look, exclusive to change
+  SharedMutex lock;  // content: shared to look, exclusive to change
 
   std::shared_ptr<DirectoryIndex> index;  // lock; building needs index_mutex too
-  std::mutex index_mutex;
+  Mutex index_mutex;
   std::atomic<std::uint64_t>* index_total = nullptr;  // what index_charged was added to
   std::uint64_t index_charged = 0;
   ExclusiveBlocks exclusive;              // lock, exclusive
 
-  std::mutex times_mutex;
+  Mutex times_mutex;
   LazyTimes times;  // times_mutex
 };
 
@@ -82,7 +80,7 @@ class InodeStates {
   static constexpr std::size_t kShards = 16;
   static constexpr std::size_t kMaximumIdlePerShard = 4096;
   struct Shard {
-    mutable std::mutex mutex;
+    mutable Mutex mutex;
     std::unordered_map<std::uint64_t, std::shared_ptr<InodeState>> states;
     std::unordered_map<std::uint64_t, std::uint64_t> lookups;
   };

@@ -1,7 +1,8 @@
 #include "engine/operations.h"
 
 #include <algorithm>
-#include <thread>
+
+#include "engine/schedule.h"
 
 namespace daxcow {
 
@@ -18,7 +19,7 @@ Operations::Scope::Scope(Operations& operations) : slot_(nullptr) {
       slot_ = &epoch;
       return;
     }
-    if (i - home >= kSlots) std::this_thread::yield();
+    if (i - home >= kSlots) yield_thread();
   }
 }
 

@@ -56,7 +56,7 @@ const char* describe_type(format::BlockType type) {
 
 void Poison::Mailbox::wake() {
   {
-    const std::lock_guard guard(mutex);
+    const LockGuard guard(mutex);
     woken = true;
   }
   changed.notify_all();
@@ -78,7 +78,7 @@ Result<> Poison::start() {
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!stop_event_) return std::unexpected(Error::from_errno(errno, "cannot create an event descriptor"));
   {
-    const std::lock_guard guard(mailbox_->mutex);
+    const LockGuard guard(mailbox_->mutex);
     mailbox_->stopping = false;
     mailbox_->woken = true;
   }
@@ -90,7 +90,7 @@ Result<> Poison::start() {
 void Poison::stop() {
   if (!worker_.joinable()) return;
   {
-    const std::lock_guard guard(mailbox_->mutex);
+    const LockGuard guard(mailbox_->mutex);
     mailbox_->stopping = true;
   }
   mailbox_->changed.notify_all();
@@ -140,18 +140,18 @@ void Poison::process_now() {
   const auto deadline = std::chrono::steady_clock::now() + kOperationsLimit;
   for (;;) {
     {
-      const std::lock_guard mailbox_guard(mailbox_->mutex);
+      const LockGuard mailbox_guard(mailbox_->mutex);
       mailbox_->woken = false;
     }
     pass();
     bool woken = false;
     {
-      const std::lock_guard mailbox_guard(mailbox_->mutex);
+      const LockGuard mailbox_guard(mailbox_->mutex);
       woken = mailbox_->woken;
     }
     if (!woken && pending_.empty()) return;
     if (std::chrono::steady_clock::now() > deadline) return;
-    if (!woken) std::this_thread::sleep_for(1ms);
+    if (!woken) sleep_thread(1ms);
   }
 }
 
@@ -384,7 +384,7 @@ Event Poison::event_of(EventKind kind, BlockNumber block) {
 void Poison::note_healed(VolumeNumber volume, InodeNumber inode, std::uint64_t offset_bytes, std::uint64_t length_bytes,
                          BlockNumber block) {
   {
-    const std::lock_guard guard(mailbox_->mutex);
+    const LockGuard guard(mailbox_->mutex);
     mailbox_->healed.push_back({volume, inode, offset_bytes, length_bytes, block});
   }
   mailbox_->wake();

@@ -20,12 +20,10 @@
 // clears of data blocks; nothing in the engine ever waits for the worker but process_now().
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -100,8 +98,8 @@ class Poison {
       std::uint64_t offset_bytes, length_bytes;
       BlockNumber block;
     };
-    std::mutex mutex;
-    std::condition_variable changed;
+    Mutex mutex;
+    Condition changed;
     bool woken = true;  // the first pass looks at what was in the ledger at open
     bool stopping = false;
     std::vector<Healed> healed;

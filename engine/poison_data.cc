@@ -128,7 +128,7 @@ void Poison::publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRa
 void Poison::publish_healed() {
   std::vector<Mailbox::Healed> healed;
   {
-    const std::lock_guard guard(mailbox_->mutex);
+    const LockGuard guard(mailbox_->mutex);
     healed.swap(mailbox_->healed);
   }
   if (healed.empty()) return;

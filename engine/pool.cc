@@ -74,7 +74,7 @@ Result<> Pool::format(Medium& medium, const FormatOptions& options) {
   if (options.progress) options.progress(1, 2);
   if (!options.first_volume.empty()) {
     const auto pool = TRY(Pool::open(std::make_unique<BorrowedMedium>(medium), {.background = false, .log = {}}));
-    const std::lock_guard guard(pool->state_->table_mutex);
+    const LockGuard guard(pool->state_->table_mutex);
     TRY(pool->state_->add_entry(options.first_volume, [&](Transaction& transaction, VolumeNumber volume, InodeRecord&) {
       return make_volume_root(transaction, volume, options);
     }));
@@ -136,7 +136,7 @@ Pool::State::State(Store& pool_store, PoolOptions pool_options)
       services{store,
                graveyard,
                [this] {
-                 const std::lock_guard guard(background_mutex);
+                 const LockGuard guard(background_mutex);
                  background_work = true;
                  background_wake.notify_one();
                },
@@ -151,7 +151,7 @@ Pool::State::~State() = default;
 
 std::string Pool::State::volume_name(VolumeNumber volume) {
   if (volume == kVolumeZero) return "(volume table)";
-  const std::lock_guard guard(table_mutex);
+  const LockGuard guard(table_mutex);
   const auto all = entries();
   if (all)
     for (const Entry& entry : *all)
@@ -167,7 +167,7 @@ std::string Pool::State::path_of(VolumeNumber volume, InodeNumber inode) {
 }
 
 std::shared_ptr<Volume> Pool::State::mounted(VolumeNumber volume) {
-  const std::lock_guard guard(mounted_mutex);
+  const LockGuard guard(mounted_mutex);
   const auto it = mounted_volumes.find(volume.value);
   return it == mounted_volumes.end() ? nullptr : it->second;
 }
@@ -180,12 +180,12 @@ bool Pool::State::is_remembered(VolumeNumber volume, InodeNumber inode) {
 }
 
 void Pool::State::on_lost(const LostRange& range) {
-  const std::lock_guard guard(observer_mutex);
+  const LockGuard guard(observer_mutex);
   if (observer) observer->on_lost(range);
 }
 
 void Pool::State::ledger_grew() {
-  const std::lock_guard guard(mounted_mutex);
+  const LockGuard guard(mounted_mutex);
   for (const auto& [number, held] : mounted_volumes) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
 }
 
@@ -208,7 +208,7 @@ void Pool::State::start_background() { background_thread = std::thread([this] { 
 
 void Pool::State::stop_background() {
   {
-    const std::lock_guard guard(background_mutex);
+    const LockGuard guard(background_mutex);
     background_stop = true;
     background_wake.notify_one();
   }
@@ -230,7 +230,7 @@ void Pool::State::background() {
 void Pool::State::empty_graveyard() {
   while (true) {
     {
-      const std::lock_guard guard(background_mutex);
+      const LockGuard guard(background_mutex);
       if (background_stop) return;  // the next open goes on
     }
     const auto more = graveyard.step();
@@ -247,7 +247,7 @@ void Pool::State::empty_graveyard() {
 void Pool::State::commit_lazy_times() {
   std::vector<std::shared_ptr<Volume>> held;
   {
-    const std::lock_guard guard(mounted_mutex);
+    const LockGuard guard(mounted_mutex);
     for (const auto& [number, volume] : mounted_volumes) held.push_back(volume);
   }
   for (const auto& volume : held) {
@@ -288,7 +288,7 @@ Result<std::vector<BlockReport>> Pool::poison_list(std::size_t owner_limit) {
 }
 
 void Pool::set_poison_observer(PoisonObserver* observer) {
-  const std::lock_guard guard(state_->observer_mutex);
+  const LockGuard guard(state_->observer_mutex);
   state_->observer = observer;
 }
 
@@ -327,7 +327,7 @@ Result<PoolStatistics> Pool::statistics() {
     statistics.uuid += text;
   }
   {
-    const std::lock_guard guard(state_->table_mutex);
+    const LockGuard guard(state_->table_mutex);
     statistics.volumes = TRY(state_->entries()).size();
   }
   const LockGuard guard(store_->mutex);

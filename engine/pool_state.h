@@ -1,10 +1,8 @@
 // The inside of a Pool.
 #pragma once
 
-#include <condition_variable>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -61,15 +59,15 @@ struct Pool::State final : PoisonHost {
   PoolServices services;
   Volume::State zero;  // volume 0
   Poison poison;
-  std::mutex observer_mutex;
+  Mutex observer_mutex;
   PoisonObserver* observer = nullptr;  // observer_mutex
 
-  std::mutex table_mutex;  // volumes come and go; before all gates
-  std::mutex mounted_mutex;
+  Mutex table_mutex;  // volumes come and go; before all gates
+  Mutex mounted_mutex;
   std::map<std::uint64_t, std::shared_ptr<Volume>> mounted_volumes;  // mounted_mutex
 
-  std::mutex background_mutex;
-  std::condition_variable background_wake;
+  Mutex background_mutex;
+  Condition background_wake;
   bool background_stop = false, background_work = true;
   std::thread background_thread;
 };

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
 #include "engine/pool.h"
 #include "engine/pool_state.h"
@@ -130,20 +129,20 @@ void Pool::State::unmount(std::shared_ptr<Volume> volume) {
   // borrowed it have given it back.
   while (true) {
     {
-      const std::lock_guard guard(mounted_mutex);
+      const LockGuard guard(mounted_mutex);
       if (volume.use_count() == 2) {  // this pointer and the table's
         mounted_volumes.erase(volume->number().value);
         return;
       }
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    sleep_thread(std::chrono::microseconds(100));
   }
 }
 
 // --- the façade --------------------------------------------------------------------------------------------------------
 
 Result<std::vector<VolumeInfo>> Pool::volumes() {
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   const auto entries = TRY(state_->entries());
   std::vector<VolumeInfo> infos;
   for (const auto& entry : entries) {
@@ -164,14 +163,14 @@ Result<std::vector<VolumeInfo>> Pool::volumes() {
 }
 
 Result<VolumeNumber> Pool::create_volume(std::string_view name) {
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   return state_->add_entry(name, [](Transaction& transaction, VolumeNumber volume, InodeRecord&) {
     return make_volume_root(transaction, volume, FormatOptions{});
   });
 }
 
 Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_only) {
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   const auto entry = TRY(state_->find(name));
   if (state_->is_mounted(entry.number)) return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted already");
   if (!read_only && has(entry.record, InodeFlag::kReadOnlyVolume))
@@ -185,7 +184,7 @@ Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_onl
     TRY(volume->state_->process_orphans());
   }
   {
-    const std::lock_guard mounted_guard(state_->mounted_mutex);
+    const LockGuard mounted_guard(state_->mounted_mutex);
     state_->mounted_volumes[entry.number.value] = volume;
   }
   // The caller's pointer is what keeps it mounted; the pool's own threads borrow it for moments only.
@@ -194,7 +193,7 @@ Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_onl
 }
 
 Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_view name, bool read_only) {
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   const auto source = TRY(state_->find(source_name));
   const auto mounted = state_->mounted(source.number);
   std::unique_lock<Gate> gate;
@@ -225,7 +224,7 @@ Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_vi
 
 Result<> Pool::delete_volume(std::string_view name) {
   TRY(check_writable(*store_));
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   const auto entry = TRY(state_->find(name));
   if (state_->is_mounted(entry.number))
     return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted; unmount it first");
@@ -234,7 +233,7 @@ Result<> Pool::delete_volume(std::string_view name) {
 
 Result<> Pool::rollback(std::string_view name, std::string_view snapshot_name) {
   TRY(check_writable(*store_));
-  const std::lock_guard guard(state_->table_mutex);
+  const LockGuard guard(state_->table_mutex);
   const auto volume = TRY(state_->find(name));
   const auto snapshot = TRY(state_->find(snapshot_name));
   if (volume.number == snapshot.number) return fail(ErrorCode::kInvalid, "a volume cannot be rolled back to itself");

@@ -8,7 +8,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine/block.h"
@@ -61,7 +60,7 @@ class Store {
     for (int i = 0; i < 3; ++i) {
       const std::uint64_t before = commit_sequence_.load(std::memory_order_acquire);
       if (before & 1) {
-        std::this_thread::yield();
+        yield_thread();
         continue;
       }
       auto result = look(static_cast<BlockReader&>(metadata_));

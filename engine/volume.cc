@@ -66,7 +66,7 @@ Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& re
   attributes.change = time_of(record, kChange);
   attributes.birth = time_of(record, kBirth);
   if (const auto state = inodes.find(inode)) {
-    const std::lock_guard guard(state->times_mutex);
+    const LockGuard guard(state->times_mutex);
     if (state->times.access) attributes.access = *state->times.access;
     if (state->times.modification) attributes.modification = *state->times.modification;
     if (state->times.change) attributes.change = *state->times.change;
@@ -131,7 +131,7 @@ Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber
 void Volume::State::take_times(Transaction& transaction, InodeState& state, InodeRecord& record) {
   LazyTimes times;
   {
-    const std::lock_guard guard(state.times_mutex);
+    const LockGuard guard(state.times_mutex);
     times = state.times;
   }
   if (times.empty()) return;
@@ -140,7 +140,7 @@ void Volume::State::take_times(Transaction& transaction, InodeState& state, Inod
   if (times.change) set_time(record, kChange, *times.change);
   // They are looked up in the state until the record has them.
   transaction.on_commit([held = state.shared_from_this(), times] {
-    const std::lock_guard guard(held->times_mutex);
+    const LockGuard guard(held->times_mutex);
     if (held->times.access == times.access) held->times.access.reset();
     if (held->times.modification == times.modification) held->times.modification.reset();
     if (held->times.change == times.change) held->times.change.reset();
@@ -150,7 +150,7 @@ void Volume::State::take_times(Transaction& transaction, InodeState& state, Inod
 Result<> Volume::State::commit_times(InodeState& state) {
   if (read_only) return {};
   {
-    const std::lock_guard guard(state.times_mutex);
+    const LockGuard guard(state.times_mutex);
     if (state.times.empty()) return {};
   }
   auto done = store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {

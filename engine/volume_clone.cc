@@ -148,7 +148,7 @@ Result<std::uint64_t> clone_between(State& from_volume, InodeNumber from, std::u
   const auto to_state = to_volume.inodes.get(to);
   const bool from_first = same_volume ? from <= to : &first == &from_volume;
   std::unique_lock lock_a((from_first ? from_state : to_state)->lock);
-  std::unique_lock<std::shared_mutex> lock_b;
+  std::unique_lock<SharedMutex> lock_b;
   if (from_state != to_state) lock_b = std::unique_lock((from_first ? to_state : from_state)->lock);
   return Clone(from_volume, *from_state, to_volume, *to_state).run(from_offset, to_offset, length);
 }

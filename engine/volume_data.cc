@@ -18,7 +18,7 @@ struct ReadLease::Held {
       : operation(state), inode_state(std::move(inode)), lock(inode_state->lock) {}
   State::Operation operation;
   std::shared_ptr<InodeState> inode_state;
-  std::shared_lock<std::shared_mutex> lock;
+  std::shared_lock<SharedMutex> lock;
 };
 
 ReadLease::ReadLease() = default;
@@ -53,7 +53,7 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     // relatime: when the last access is older than a change, or than a day.
     const Timestamp now = current_time();
     InodeState& held = *lease.held_->inode_state;
-    const std::lock_guard guard(held.times_mutex);
+    const LockGuard guard(held.times_mutex);
     const Timestamp access = held.times.access.value_or(time_of(view.record, kAccess));
     const Timestamp modification = held.times.modification.value_or(time_of(view.record, kModification));
     const Timestamp change = held.times.change.value_or(time_of(view.record, kChange));

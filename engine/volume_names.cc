@@ -79,7 +79,7 @@ class TwoLocks {  // of two inodes, which may be the same, in ascending order
   }
 
  private:
-  std::unique_lock<std::shared_mutex> first_, second_;
+  std::unique_lock<SharedMutex> first_, second_;
 };
 
 }  // namespace
@@ -104,7 +104,7 @@ void State::charge_index(InodeState& state) {
 }
 
 Result<std::shared_ptr<DirectoryIndex>> State::index_of(InodeState& state) {
-  const std::lock_guard guard(state.index_mutex);
+  const LockGuard guard(state.index_mutex);
   if (!state.index) {
     state.index = TRY(store.read_consistent([&](BlockReader& reader) -> Result<std::shared_ptr<DirectoryIndex>> {
       const InodeRecord record = TRY(table.read(reader, state.number));
