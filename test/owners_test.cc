@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <map>
 #include <random>
 #include <set>
@@ -310,7 +309,6 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
       inode.data[1] = MapEntry::node(table_nodes[1]).raw;
     });
 
-  const auto start = std::chrono::steady_clock::now();
   const OwnerSet owners = owners_of(pool, data.first);
   CHECK(owners.reference_count() < kClones + 3 * kSnapshots);
   bool truncated = false;
@@ -326,7 +324,6 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   CHECK(inodes.size() == kClones);
   CHECK(*inodes.begin() == 0);
   CHECK(*inodes.rbegin() == kClones - 1);
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));  // 10^7 owners would need more
 }
 
 // A thread switches between two states of a map node: slot 0 refers to the block and the inode has the node in root

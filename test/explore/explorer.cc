@@ -7,6 +7,7 @@
 
 #include "engine/checker.h"
 #include "engine/format.h"
+#include "engine/repair.h"
 #include "engine/store.h"
 
 namespace daxcow::test {
@@ -56,7 +57,7 @@ bool is_mixed(const DumpedInode& found, const DumpedInode& a, const DumpedInode&
 struct Position {
   BlockNumber block;
   std::string what;
-  bool data;
+  std::optional<BlockNumber> mirror;  // with it, both copies are gone: a case for repair
 };
 
 // One block of every class that the pool has.
@@ -65,13 +66,14 @@ std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& ra
   const auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
   if (!pool) return positions;
   Store& store = (*pool)->store();
-  const auto add = [&](BlockNumber block, const std::string& what) { positions.push_back({block, what, false}); };
+  const auto add = [&](BlockNumber block, const std::string& what) { positions.push_back({block, what, {}}); };
   add(BlockNumber(0), "superblock");
   add(BlockNumber(recording.memory().size() / kBlockBytes - 1), "second superblock");
   add(format::kJournalChunk, "journal");
   add(format::kJournalChunk + format::kMirrorBlocks, "journal's mirror");
   add(format::kFirstChunk, "chunk header");
   add(format::kFirstChunk + format::kMirrorBlocks, "chunk header's mirror");
+  positions.push_back({format::kFirstChunk, "both copies of chunk header", format::kFirstChunk + format::kMirrorBlocks});
   std::map<std::string, std::vector<BlockNumber>> by_type;
   static const char* const kTypes[] = {"free", "roots", "map node", "inodes", "directory", "attributes", "symlink", "orphans", "graveyard", "reverse leaf"};
   for (const BlockNumber base : store.metadata().chunks())
@@ -85,6 +87,7 @@ std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& ra
     const BlockNumber block = blocks[random() % blocks.size()];
     add(block, name);
     add(Metadata::mirror_of(block), name + "'s mirror");
+    if (name != "free") positions.push_back({block, "both copies of " + name, Metadata::mirror_of(block)});
   }
   std::map<std::string, std::vector<BlockNumber>> data;
   for (std::uint64_t block = 1; block < recording.memory().size() / kBlockBytes - 1; ++block) {
@@ -94,7 +97,7 @@ std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& ra
     if (report->use == BlockUse::kData) data[report->owners.size() > 1 ? "shared data" : "data"].push_back(report->block);
   }
   for (const auto& [name, blocks] : data)
-    positions.push_back({blocks[random() % blocks.size()], name, name != "free block"});
+    positions.push_back({blocks[random() % blocks.size()], name, {}});
   recording.cut_power();
   return positions;
 }
@@ -117,6 +120,7 @@ void Tally::add(const Tally& other) {
   used += other.used;
   poison_positions += other.poison_positions;
   poison_states += other.poison_states;
+  repaired += other.repaired;
   failure_count += other.failure_count;
   for (const auto& failure : other.failures)
     if (failures.size() < kKeptFailures) failures.push_back(failure);
@@ -375,6 +379,77 @@ void Explorer::explore(const Workload& workload) {
   });
 }
 
+// What a repaired pool still says must be true: files have the content they had, or less. Names go only with the
+// directories and inodes that are lost.
+std::string Explorer::judge_repaired(const Dump& found, const Expected& expected, bool names_may_go) const {
+  for (const auto& [volume, content] : found.volumes)
+    for (const auto& [path, inode] : content.names) {
+      const DumpedInode *a = inode_in(expected.before, volume, path), *b = inode_in(expected.after, volume, path);
+      if (a == nullptr && b == nullptr) continue;  // in lost+found
+      if (a == nullptr || (b != nullptr && a->number != inode.number)) a = b;
+      if (b == nullptr || b->number != inode.number) b = a;
+      if (a->number != inode.number || may_change(expected, volume, inode.number)) continue;
+      for (const auto& [block, bytes] : inode.blocks) {
+        const auto x = a->blocks.find(block), y = b->blocks.find(block);
+        if ((x == a->blocks.end() || x->second != bytes) && (y == b->blocks.end() || y->second != bytes))
+          return volume + ":" + path + ": file block " + std::to_string(block) + " has what it never had";
+      }
+    }
+  if (names_may_go) return "";
+  for (const auto& [volume, content] : expected.before.volumes) {
+    const auto after = expected.after.volumes.find(volume);
+    const auto now = found.volumes.find(volume);
+    for (const auto& [path, inode] : content.names) {
+      if (after == expected.after.volumes.end() || !after->second.names.contains(path)) continue;
+      if (now == found.volumes.end() || !now->second.names.contains(path)) return volume + ":" + path + " is gone";
+    }
+  }
+  return "";
+}
+
+std::string Explorer::look_repaired(Recording& recording, const Expected& expected, bool names_may_go) {
+  recording.arm();
+  const BadRanges bad = recording.listed();
+  const auto verdict = [&]() -> std::string {
+    for (int round = 0; round < 2; ++round) {
+      const auto report = repair(std::make_unique<RecordingMedium>(recording), {.mode = RepairMode::kAll, .progress = {}});
+      if (!report) return "cannot be repaired: " + describe(report.error());
+      for (const Finding& finding : report->after.findings)
+        if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
+          return std::string("not repaired: ") + name_of(finding.kind) + ": block " + std::to_string(finding.block.value) + ": " + finding.where + ": " + finding.what;
+      if (round == 1 && report->action_count != 0) return "the second repair finds something to do: " + report->actions.front().what;
+    }
+    auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+    if (!pool) return "does not open after repair: " + describe(pool.error());
+    (*pool)->settle();
+    const auto now = dump(**pool, {}, {.tolerate_losses = true});
+    recording.cut_power();
+    return now ? judge_repaired(*now, expected, names_may_go) : "dump after repair: " + describe(now.error());
+  }();
+  recording.cut_power();
+  recording.take_log().undo(recording.memory());
+  recording.set_listed(bad);
+  return verdict;
+}
+
+// Both copies of a metadata block go bad after a crash, and the pool is repaired.
+void Explorer::explore_repair(const Workload& workload, BlockNumber block, BlockNumber mirror, const std::string& what,
+                              std::mt19937_64& random) {
+  ++tally_.poison_positions;
+  Recording recording(load(*workload.setup));
+  Log log;
+  Expected expected;
+  if (!run(workload, recording, log, expected)) return;
+  const bool names_may_go = what.find("director") != what.npos || what.find("inodes") != what.npos || what.find("kind 3") != what.npos;
+  for_each_crash(recording.memory(), log, {.exhaustive_lines = 0, .samples = 2}, random, [&](const CrashPoint& point) {
+    ++tally_.repaired;
+    recording.set_listed(unite(point.bad, {range_of({block, 1}), range_of({mirror, 1})}));
+    if (const std::string found = look_repaired(recording, expected, names_may_go); !found.empty())
+      fail(workload, what + ", block " + std::to_string(block.value) + ", bad; crash after drain " + std::to_string(point.drain) + ", " + point.choice, found);
+    return tally_.failure_count < 1000;
+  });
+}
+
 void Explorer::explore_poison(const Workload& workload) {
   std::mt19937_64 random(options_.seed ^ std::hash<std::string>()(workload.name()));
   std::vector<Position> positions;
@@ -391,6 +466,10 @@ void Explorer::explore_poison(const Workload& workload) {
   }
   ++tally_.workloads;
   for (const Position& position : positions) {
+    if (position.mirror) {
+      explore_repair(workload, position.block, *position.mirror, position.what, random);
+      continue;
+    }
     for (const char* when : {"before", "during", "after"}) {
       ++tally_.poison_positions;
       Recording recording(load(*workload.setup));

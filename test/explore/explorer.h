@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct ExploreOptions {
 
 struct Tally {
   std::uint64_t workloads = 0, operations = 0, refused = 0, drains = 0, states = 0, nested_states = 0, used = 0;
-  std::uint64_t poison_positions = 0, poison_states = 0;
+  std::uint64_t poison_positions = 0, poison_states = 0, repaired = 0;
   std::vector<std::string> failures;  // the first ones
   std::uint64_t failure_count = 0;
   void add(const Tally& other);
@@ -67,6 +68,10 @@ class Explorer {
   std::string compare(Dump found, Dump side, const Expected& expected) const;
   bool may_change(const Expected& expected, const std::string& volume, std::uint64_t number) const;
   std::string check_bystanders(const Expected& expected) const;
+  std::string judge_repaired(const Dump& found, const Expected& expected, bool names_may_go) const;
+  std::string look_repaired(Recording& recording, const Expected& expected, bool names_may_go);
+  void explore_repair(const Workload& workload, BlockNumber block, BlockNumber mirror, const std::string& what,
+                      std::mt19937_64& random);
   std::string use(Pool& pool);
   Result<Dump> dump_as_opened(Recording& recording);
   void fail(const Workload& workload, const std::string& where, const std::string& what);

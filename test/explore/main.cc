@@ -162,9 +162,9 @@ int main(int argc, char** argv) {
   std::cout << fmt::format(
       "{} of {} workloads, {} operations ({} refused), {} drains crashed\n"
       "{} crash states, {} of a crashed recovery, {} used afterwards\n"
-      "{} poison positions with {} crash states\n"
+      "{} poison positions with {} crash states, {} with both copies bad and repaired\n"
       "{} failures in {:.1f} s, seed {}\n",
       std::min(next.load(), jobs.size()), jobs.size(), total.operations, total.refused, total.drains, total.states,
-      total.nested_states, total.used, total.poison_positions, total.poison_states, total.failure_count, elapsed(), seed);
+      total.nested_states, total.used, total.poison_positions, total.poison_states, total.repaired, total.failure_count, elapsed(), seed);
   return total.failure_count == 0 ? 0 : 1;
 }
