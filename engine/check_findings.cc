@@ -96,7 +96,7 @@ const char* describe(Remedy remedy) {
     case Remedy::kLostAndFound:
       return "repair gives it a name in lost+found";
     case Remedy::kRebuild:
-      return "repair rebuilds it from the reverse map; what that does not say is lost";
+      return "repair rebuilds it from what refers to it and from the reverse map; what neither says is lost";
     case Remedy::kFree:
       return "repair gives the block back";
     case Remedy::kRemove:

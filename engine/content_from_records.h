@@ -8,6 +8,7 @@
 #include "engine/block.h"
 #include "engine/format.h"
 #include "engine/function_ref.h"
+#include "engine/map.h"
 #include "engine/types.h"
 
 namespace daxcow {
@@ -23,6 +24,8 @@ std::uint64_t content_from_records(const format::BlockDescriptor& descriptor,
 // block is. Link counts, entry counts and parents are left to the checks of names; generations to the caller (they are 0).
 void complete_inodes(BlockReader& reader, FunctionRef<format::BlockDescriptor(BlockNumber)> describe,
                      format::InodeBlock& inodes);
+// The end of the last mapped block of a fork: found from behind, whatever the map repeats before.
+std::uint64_t mapped_end(BlockReader& reader, const Fork& fork);
 // An inode of this type without content; also what complete_inodes() starts from.
 void make_default_inode(format::InodeRecord& inode, std::uint32_t type);
 

@@ -72,7 +72,7 @@ class LostBlocks {
       pool_.editor.release(block);
       const bool records = descriptor.type == BlockType::kReverseLeaf;
       if (records)
-        pool_.actions.add(block, block_place(descriptor.type, block), "lost in both copies: its records are made anew from the trees");
+        pool_.actions.add(block, block_place(descriptor.type, block), "lost in both copies: its records are made anew from the trees, and its bad blocks known again as far as the device lists them");
       else
         pool_.actions.add_loss(block, block_place(descriptor.type, block), "lost in both copies, and nothing says what was in it: given back");
       return pool_.commit_if_large();

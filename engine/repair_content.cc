@@ -9,6 +9,7 @@
 
 #include "engine/attribute_list.h"
 #include "engine/check_trees.h"
+#include "engine/content_from_records.h"
 #include "engine/directory.h"
 
 namespace daxcow::repairer {
@@ -81,6 +82,25 @@ void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::u
 }
 
 }  // namespace
+
+std::uint64_t leaf_limit(LeafKind kind) {
+  switch (kind) {
+    case LeafKind::kDirectory:
+      return (1ull << 32) / format::kGranulesPerBlock - 1;  // positions have 32 bits
+    case LeafKind::kAttributes:
+      return format::kMaximumAttributeForkBytes / kBlockBytes;
+    case LeafKind::kSymlink:
+      return 1;
+    case LeafKind::kOrphans:
+      return 1ull << 13;
+    case LeafKind::kInodes:
+      return kMaximumFileBlocks - 1;
+    case LeafKind::kData:
+    case LeafKind::kGraveyard:
+      break;
+  }
+  return ~0ull;
+}
 
 Evidence evidence_of(RepairPool& pool, const InodeRecord& inode) {
   for (const std::uint64_t raw : inode.data) {
@@ -168,6 +188,12 @@ class Correction {
 
   Result<bool> run(std::uint64_t leaves) {
     correct_fields();
+    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode) && leaves != 0) {
+      inode_.data = {};
+      inode_.data_level = 1;
+      leaves = 0;
+      note(changes_, "data of what is no file was removed");
+    }
     correct(inode_.block_count, has_flag(inode_, InodeFlag::kInlineSymlink) ? 0 : leaves, changes_, "block count");
     if (kind_ == LeafKind::kDirectory) TRY(correct_directory());
     if (kind_ == LeafKind::kOrphans) correct_orphans();
@@ -197,14 +223,14 @@ class Correction {
     if (!S_ISDIR(inode_.mode)) correct(inode_.entry_count, 0u, changes_, "entry count");
   }
 
-  std::vector<Leaf> leaves(bool attributes) {
+  std::vector<Leaf> leaves(bool attributes, std::size_t limit = kMaximumLeaves) {
     std::vector<Leaf> found;
     SlotPlace root = root_place(place_.block, place_.index, attributes);
     if (place_.block == format::kRootsBlock) root = {format::kRootsBlock, BlockType::kRoots, attributes ? format::kRootSlots : 0};
     const Fork fork = attributes ? attribute_fork(inode_) : data_fork(inode_, kind_);
     for_each_leaf(pool_.editor, root, fork, [&](const SlotPlace& place, MapEntry entry, bool node, FileBlock at) {
       if (!node) found.push_back({place, at, entry.block()});
-      return found.size() < kMaximumLeaves;
+      return found.size() < limit;
     });
     return found;
   }
@@ -219,16 +245,7 @@ class Correction {
     return set_slot(pool_.editor, place, 0);
   }
 
-  std::uint64_t end_of_blocks() {
-    std::uint64_t end = 0;
-    const Fork fork = data_fork(inode_, kind_);
-    (void)for_each_segment(pool_.editor, fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)},
-                           [&](const Segment& segment) {
-                             if (segment.entry.present()) end = segment.range.end().value;
-                             return true;
-                           });
-    return end;
-  }
+  std::uint64_t end_of_blocks() { return std::min(mapped_end(pool_.editor, data_fork(inode_, kind_)), kMaximumFileBlocks - 1); }
 
   Result<> correct_directory() {
     std::set<std::string, std::less<>> names;
@@ -262,30 +279,32 @@ class Correction {
       correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
       return {};
     }
-    // Positions have 32 bits.
-    constexpr std::uint64_t kMaximumBlocks = (1ull << 32) / format::kGranulesPerBlock - 1;
     const std::uint64_t blocks = inode_.size_bytes / kBlockBytes;
-    if (inode_.size_bytes % kBlockBytes != 0 || blocks < end || blocks > kMaximumBlocks)
+    if (inode_.size_bytes % kBlockBytes != 0 || blocks < end || blocks > leaf_limit(LeafKind::kDirectory))
       correct(inode_.size_bytes, end * kBlockBytes, changes_, "size");
     return {};
   }
 
   void correct_orphans() {
     const std::uint64_t end = end_of_blocks();
-    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 || inode_.size_bytes > kMaximumOrphanBytes)
+    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 || inode_.size_bytes > leaf_limit(LeafKind::kOrphans) * kBlockBytes)
       correct(inode_.size_bytes, end * kBlockBytes, changes_, "size");
   }
 
   // Its size is the number of entries, from the last one that is there.
   Result<> correct_graveyard() {
+    const Fork fork = data_fork(inode_, kind_);
+    const std::uint64_t blocks = mapped_end(pool_.editor, fork);
     std::uint64_t end = 0;
-    for (const Leaf& leaf : leaves(false)) {
-      const BlockPtr content = TRY(pool_.editor.read(leaf.block, BlockType::kGraveyard));
-      for (std::uint64_t i = 0; i < format::kMapFanout; ++i)
-        if (content->as<format::MapNode>()[i] != 0) end = std::max(end, leaf.at.value * format::kMapFanout + i + 1);
+    if (blocks != 0) {
+      const MapEntry last = TRY(entry_at(pool_.editor, fork, FileBlock(blocks - 1)));
+      const BlockPtr content = TRY(pool_.editor.read(last.block(), BlockType::kGraveyard));
+      const auto& entries = content->as<format::MapNode>();
+      std::uint64_t used = entries.size();
+      while (used > 0 && entries[used - 1] == 0) --used;
+      end = (blocks - 1) * format::kMapFanout + used;
     }
-    const std::uint64_t room = end_of_blocks() * format::kMapFanout;
-    if (inode_.size_bytes < end || inode_.size_bytes > room) correct(inode_.size_bytes, end, changes_, "size");
+    if (inode_.size_bytes < end || inode_.size_bytes > blocks * format::kMapFanout) correct(inode_.size_bytes, end, changes_, "size");
     return {};
   }
 
@@ -295,15 +314,12 @@ class Correction {
     if (has_flag(inode_, InodeFlag::kInlineSymlink)) {
       bytes = {reinterpret_cast<const char*>(inode_.data.data()), sizeof inode_.data};
     } else {
-      const auto found = leaves(false);
+      const auto found = leaves(false, 2);
       if (found.empty()) return false;  // its target is lost, and a symlink is nothing else
       block = TRY(pool_.editor.read(found[0].block, BlockType::kSymlink));
       bytes = {reinterpret_cast<const char*>(block->bytes), kBlockBytes - 1};
       if (found.size() != 1 || found[0].at != FileBlock(0)) {
-        const SlotPlace keep = found[0].place;
-        const MapEntry entry = MapEntry::leaf(found[0].block, false);
-        inode_.data = {entry.raw};
-        (void)keep;
+        inode_.data = {MapEntry::leaf(found[0].block, false).raw};
         inode_.data_level = 1;
         correct(inode_.block_count, std::uint64_t{1}, changes_, "block count");
         note(changes_, "map of its target");
@@ -394,7 +410,6 @@ class Correction {
   }
 
   static constexpr std::size_t kMaximumLeaves = 1u << 25;  // a directory's limit
-  static constexpr std::uint64_t kMaximumOrphanBytes = (1ull << 13) * kBlockBytes;
 
   RepairPool& pool_;
   const InodePlace& place_;

@@ -18,6 +18,9 @@ struct InodePlace {
   std::uint64_t index = 0;  // in the block
 };
 
+// Forks of this kind have no leaf from this file block on.
+std::uint64_t leaf_limit(format::LeafKind kind);
+
 // What the inode's data fork leads to, as far as its blocks say; kNothing if it is empty or says nothing.
 enum class Evidence { kNothing, kData, kInodes, kDirectory, kSymlink, kOther };
 Evidence evidence_of(RepairPool& pool, const format::InodeRecord& inode);

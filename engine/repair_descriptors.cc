@@ -250,8 +250,10 @@ Result<> repair_descriptors(RepairPool& pool) {
     pool.actions.add(block, block_place(found->descriptor.type, block), "its description was corrected: its checksum says what it is");
   }
   // What is left is free until somebody says otherwise.
-  std::vector<BlockNumber> lost_blocks;
-  for (const std::uint64_t block : pool.undescribed) pool.metadata.publish_descriptor(BlockNumber(block), {});
+  for (const std::uint64_t block : pool.undescribed) {
+    if (pool.metadata.descriptor(BlockNumber(block)).type != BlockType::kFree) pool.metadata.give_back(BlockNumber(block));
+    pool.metadata.publish_descriptor(BlockNumber(block), {});
+  }
   if (!pool.undescribed.empty()) {
     std::vector<std::pair<BlockNumber, Block>> leaves;
     for (const std::uint64_t block : pool.undescribed) {

@@ -251,6 +251,7 @@ class Pruning {
     }
     const BlockType type = format::leaf_block_type(kind);
     if (log512 != 0 || pool_.editor.descriptor(entry.block()).type != type) return std::nullopt;
+    if (!visit.buried && at.value >= leaf_limit(kind)) return std::nullopt;
     return prune_leaf(visit, entry.block(), type, at);
   }
 
