@@ -185,7 +185,8 @@ Finding* Findings::make_room(FindingKind kind, Severity severity) {
 void Findings::add(FindingKind kind, Severity severity, BlockNumber block, std::string where, std::string what,
                    std::optional<Remedy> remedy) {
   if (Finding* finding = make_room(kind, severity))
-    *finding = {kind, severity, block, std::move(where), std::move(what), remedy.value_or(usual_remedy(kind, severity))};
+    *finding = {
+        kind, severity, block, std::move(where), std::move(what), remedy.value_or(usual_remedy(kind, severity))};
 }
 
 void Findings::add(FindingKind kind, Severity severity, BlockNumber block, const Place& place, std::string what,

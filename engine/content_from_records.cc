@@ -29,7 +29,8 @@ MapEntry entry_of(const ReverseRecord& record, std::uint64_t n) {
 }
 
 std::uint64_t slots_of(const ReverseRecord& record) {
-  return record.flags & format::kRecordNode ? record.length_blocks : record.length_blocks / blocks_spanned(record.level);
+  return record.flags & format::kRecordNode ? record.length_blocks
+                                            : record.length_blocks / blocks_spanned(record.level);
 }
 
 // Where a slot is, and for inodes the level of its root.
@@ -38,7 +39,8 @@ struct Place {
   std::uint8_t* level = nullptr;
 };
 Place place_of(BlockType type, Block& content, std::uint64_t slot) {
-  if (type == BlockType::kMapNode || type == BlockType::kGraveyard) return {&content.as<format::MapNode>()[slot], nullptr};
+  if (type == BlockType::kMapNode || type == BlockType::kGraveyard)
+    return {&content.as<format::MapNode>()[slot], nullptr};
   InodeRecord& inode = type == BlockType::kRoots
                            ? content.as<format::Roots>().volume_zero
                            : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
@@ -48,8 +50,8 @@ Place place_of(BlockType type, Block& content, std::uint64_t slot) {
 }
 
 // 0 if nothing below is mapped. A node that was seen to be empty is not entered again.
-std::uint64_t end_below(BlockReader& reader, std::span<const std::uint64_t> entries, std::uint8_t log512, FileBlock base,
-                        std::unordered_set<std::uint64_t>& empty) {
+std::uint64_t end_below(BlockReader& reader, std::span<const std::uint64_t> entries, std::uint8_t log512,
+                        FileBlock base, std::unordered_set<std::uint64_t>& empty) {
   for (std::uint64_t i = entries.size(); i-- > 0;) {
     const MapEntry entry{entries[i]};
     if (!entry.present()) continue;
@@ -109,7 +111,8 @@ void complete(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> des
   if (volume) inode.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
   if (kind == LeafKind::kSymlink) {
     const auto entry = entry_at(reader, data_fork(inode, kind), FileBlock(0));
-    const auto block = entry ? reader.read(entry->block(), BlockType::kSymlink) : Result<BlockPtr>(fail(ErrorCode::kDamaged));
+    const auto block =
+        entry ? reader.read(entry->block(), BlockType::kSymlink) : Result<BlockPtr>(fail(ErrorCode::kDamaged));
     if (block) inode.size_bytes = strnlen(reinterpret_cast<const char*>((*block)->bytes), kBlockBytes - 1);
   } else if (!volume) {
     inode.size_bytes = std::min(mapped_end(reader, data_fork(inode, kind)), kMaximumFileBlocks - 1) * kBlockBytes;
@@ -157,7 +160,8 @@ void make_default_inode(InodeRecord& inode, std::uint32_t type) {
   inode.seconds.fill(std::time(nullptr));
 }
 
-void complete_inodes(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe, format::InodeBlock& inodes) {
+void complete_inodes(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe,
+                     format::InodeBlock& inodes) {
   for (InodeRecord& inode : inodes.inodes)
     if (inode.data_level != 0 || inode.attribute_level != 0) complete(reader, describe, inode);
 }

@@ -17,7 +17,9 @@ constexpr int kMaximumPasses = 4;
 Result<CheckReport> check_again(Medium& medium, const RepairOptions& options) {
   CheckOptions check_options;
   if (options.progress)
-    check_options.progress = [&](std::uint64_t done, std::uint64_t total) { options.progress("Checking", done, total); };
+    check_options.progress = [&](std::uint64_t done, std::uint64_t total) {
+      options.progress("Checking", done, total);
+    };
   return check(std::make_unique<BorrowedMedium>(medium), check_options);
 }
 

@@ -46,7 +46,8 @@ void set_type(InodeRecord& inode, std::uint32_t type, std::string& changes) {
 
 bool holds_inline_target(const InodeRecord& inode) {
   const char* const bytes = reinterpret_cast<const char*>(inode.data.data());
-  return inode.size_bytes >= 1 && inode.size_bytes <= sizeof inode.data && strnlen(bytes, sizeof inode.data) == inode.size_bytes;
+  return inode.size_bytes >= 1 && inode.size_bytes <= sizeof inode.data &&
+         strnlen(bytes, sizeof inode.data) == inode.size_bytes;
 }
 
 // The level that a root of these slots has, by what they lead to; 0 if they do not say.
@@ -62,8 +63,8 @@ std::uint8_t level_by_children(RepairPool& pool, std::span<const std::uint64_t> 
   return 0;
 }
 
-void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::uint64_t> slots, FunctionRef<bool()> confirmed,
-                   std::string& changes) {
+void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::uint64_t> slots,
+                   FunctionRef<bool()> confirmed, std::string& changes) {
   if (level >= 1 && level <= format::kMaximumLevel) {
     // A root whose children are all of one other level says so; the children carry checksums over theirs.
     bool fits = false, any = false;
@@ -151,7 +152,8 @@ bool correct_kind(RepairPool& pool, const InodePlace& place, InodeRecord& inode,
   const bool volume = flags & bit(InodeFlag::kVolume);
   if (!volume) flags &= ~kVolumeFlags;
   if (volume) flags &= ~bit(InodeFlag::kInlineSymlink);
-  const bool is_special = volume || place.number == format::kOrphansInode || (in_zero && place.number == format::kGraveyardInode);
+  const bool is_special =
+      volume || place.number == format::kOrphansInode || (in_zero && place.number == format::kGraveyardInode);
   if (is_special) {
     set_type(inode, S_IFREG, changes);
     evidence = Evidence::kNothing;
@@ -175,7 +177,8 @@ bool correct_kind(RepairPool& pool, const InodePlace& place, InodeRecord& inode,
     correct(inode.data_level, std::uint8_t{1}, changes, "level of a map root");
   else
     correct_level(pool, inode.data_level, inode.data, confirmed, changes);
-  correct_level(pool, inode.attribute_level, inode.attributes, [] { return false; }, changes);
+  correct_level(
+      pool, inode.attribute_level, inode.attributes, [] { return false; }, changes);
   return true;
 }
 
@@ -184,7 +187,11 @@ namespace {
 class Correction {
  public:
   Correction(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::string& changes)
-      : pool_(pool), place_(place), inode_(inode), changes_(changes), kind_(checker::data_kind(inode, place.number, place.volume)) {}
+      : pool_(pool),
+        place_(place),
+        inode_(inode),
+        changes_(changes),
+        kind_(checker::data_kind(inode, place.number, place.volume)) {}
 
   Result<bool> run(std::uint64_t leaves) {
     correct_fields();
@@ -198,7 +205,8 @@ class Correction {
     if (kind_ == LeafKind::kDirectory) TRY(correct_directory());
     if (kind_ == LeafKind::kOrphans) correct_orphans();
     if (kind_ == LeafKind::kGraveyard) TRY(correct_graveyard());
-    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode)) correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
+    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode))
+      correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
     if (kind_ == LeafKind::kData && inode_.size_bytes > format::kMaximumFileBytes)
       correct(inode_.size_bytes, std::min(end_of_blocks() * kBlockBytes, format::kMaximumFileBytes), changes_, "size");
     if (kind_ == LeafKind::kInodes && inode_.size_bytes > format::kMaximumFileBytes)
@@ -226,7 +234,8 @@ class Correction {
   std::vector<Leaf> leaves(bool attributes, std::size_t limit = kMaximumLeaves) {
     std::vector<Leaf> found;
     SlotPlace root = root_place(place_.block, place_.index, attributes);
-    if (place_.block == format::kRootsBlock) root = {format::kRootsBlock, BlockType::kRoots, attributes ? format::kRootSlots : 0};
+    if (place_.block == format::kRootsBlock)
+      root = {format::kRootsBlock, BlockType::kRoots, attributes ? format::kRootSlots : 0};
     const Fork fork = attributes ? attribute_fork(inode_) : data_fork(inode_, kind_);
     for_each_leaf(pool_.editor, root, fork, [&](const SlotPlace& place, MapEntry entry, bool node, FileBlock at) {
       if (!node) found.push_back({place, at, entry.block()});
@@ -245,7 +254,9 @@ class Correction {
     return set_slot(pool_.editor, place, 0);
   }
 
-  std::uint64_t end_of_blocks() { return std::min(mapped_end(pool_.editor, data_fork(inode_, kind_)), kMaximumFileBlocks - 1); }
+  std::uint64_t end_of_blocks() {
+    return std::min(mapped_end(pool_.editor, data_fork(inode_, kind_)), kMaximumFileBlocks - 1);
+  }
 
   Result<> correct_directory() {
     std::set<std::string, std::less<>> names;
@@ -267,7 +278,8 @@ class Correction {
         note(changes, "a name that was there twice was removed once");
       }
       if (std::memcmp(content.bytes, present->bytes, kBlockBytes) != 0)
-        *TRY(pool_.editor.edit(leaf.block, BlockType::kDirectory)) = content;
+        *TRY(pool_.editor.edit(leaf.block, BlockType::kDirectory))
+      = content;
     }
     if (!changes.empty()) note(changes_, changes.c_str());
     correct(inode_.entry_count, static_cast<std::uint32_t>(count), changes_, "entry count");
@@ -287,7 +299,8 @@ class Correction {
 
   void correct_orphans() {
     const std::uint64_t end = end_of_blocks();
-    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 || inode_.size_bytes > leaf_limit(LeafKind::kOrphans) * kBlockBytes)
+    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 ||
+        inode_.size_bytes > leaf_limit(LeafKind::kOrphans) * kBlockBytes)
       correct(inode_.size_bytes, end * kBlockBytes, changes_, "size");
   }
 
@@ -304,7 +317,8 @@ class Correction {
       while (used > 0 && entries[used - 1] == 0) --used;
       end = (blocks - 1) * format::kMapFanout + used;
     }
-    if (inode_.size_bytes < end || inode_.size_bytes > blocks * format::kMapFanout) correct(inode_.size_bytes, end, changes_, "size");
+    if (inode_.size_bytes < end || inode_.size_bytes > blocks * format::kMapFanout)
+      correct(inode_.size_bytes, end, changes_, "size");
     return {};
   }
 
@@ -327,11 +341,13 @@ class Correction {
     }
     const std::uint64_t length = bytes.substr(0, bytes.find('\0')).size();
     if (length == 0) return false;
-    if (inode_.size_bytes == 0 || inode_.size_bytes > length) correct(inode_.size_bytes, length, changes_, "length of the target");
+    if (inode_.size_bytes == 0 || inode_.size_bytes > length)
+      correct(inode_.size_bytes, length, changes_, "length of the target");
     return true;
   }
 
-  // --- attributes ------------------------------------------------------------------------------------------------------
+  // --- attributes
+  // ------------------------------------------------------------------------------------------------------
 
   Result<> correct_attributes() {
     const std::vector<Leaf> found = leaves(true);
@@ -346,8 +362,9 @@ class Correction {
     const std::uint64_t parsed = parse(stream, items);
     const bool whole_stream = parsed == inode_.attribute_bytes && whole == found.size() && whole == blocks_for(parsed);
     if (whole_stream && !dropped_) return {};
-    note(changes_, dropped_ || parsed < inode_.attribute_bytes ? "attributes that made no sense or were lost were removed"
-                                                                : "length of the attributes");
+    note(changes_, dropped_ || parsed < inode_.attribute_bytes
+                       ? "attributes that made no sense or were lost were removed"
+                       : "length of the attributes");
     return rewrite(found, items);
   }
 
@@ -366,7 +383,8 @@ class Correction {
         break;
       }
       const char* const text = reinterpret_cast<const char*>(stream.data()) + at + sizeof entry;
-      AttributeList::Item item{entry.space, std::string(text, entry.name_bytes), std::string(text + entry.name_bytes, entry.value_bytes)};
+      AttributeList::Item item{entry.space, std::string(text, entry.name_bytes),
+                               std::string(text + entry.name_bytes, entry.value_bytes)};
       at += bytes;
       if (is_valid(item) && names.emplace(item.space, item.name).second)
         items.push_back(std::move(item));
@@ -378,7 +396,8 @@ class Correction {
 
   bool is_valid(const AttributeList::Item& item) const {
     if (item.space < AttributeSpace::kUser || item.space > AttributeSpace::kParent) return false;
-    if (item.space == AttributeSpace::kParent) return item.name.size() == 16 && item.value.empty() && !S_ISDIR(inode_.mode);
+    if (item.space == AttributeSpace::kParent)
+      return item.name.size() == 16 && item.value.empty() && !S_ISDIR(inode_.mode);
     return !item.name.empty() && item.name.find('\0') == item.name.npos;
   }
 
@@ -386,7 +405,8 @@ class Correction {
   Result<> rewrite(const std::vector<Leaf>& found, const std::vector<AttributeList::Item>& items) {
     std::vector<std::byte> stream;
     for (const AttributeList::Item& item : items) {
-      const format::AttributeEntry entry{static_cast<std::uint32_t>(item.value.size()), static_cast<std::uint8_t>(item.name.size()), item.space, 0};
+      const format::AttributeEntry entry{static_cast<std::uint32_t>(item.value.size()),
+                                         static_cast<std::uint8_t>(item.name.size()), item.space, 0};
       const std::size_t at = stream.size();
       stream.resize(at + (sizeof entry + item.name.size() + item.value.size() + 7) / 8 * 8);
       std::memcpy(stream.data() + at, &entry, sizeof entry);
@@ -398,7 +418,8 @@ class Correction {
     stream.resize(blocks * kBlockBytes);
     for (std::uint64_t i = 0; i < found.size(); ++i) {
       if (i < blocks)
-        std::memcpy(TRY(pool_.editor.edit(found[i].block, BlockType::kAttributes))->bytes, stream.data() + i * kBlockBytes, kBlockBytes);
+        std::memcpy(TRY(pool_.editor.edit(found[i].block, BlockType::kAttributes))->bytes,
+                    stream.data() + i * kBlockBytes, kBlockBytes);
       else
         TRY(clear(found[i].place));
     }
@@ -421,7 +442,8 @@ class Correction {
 
 }  // namespace
 
-Result<bool> correct_inode(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::uint64_t leaves, std::string& changes) {
+Result<bool> correct_inode(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::uint64_t leaves,
+                           std::string& changes) {
   return Correction(pool, place, inode, changes).run(leaves);
 }
 
