@@ -18,7 +18,9 @@ class BorrowedMedium final : public Medium {
   }
   Result<> read(std::uint64_t offset, std::span<std::byte> to) override { return base_.read(offset, to); }
   Result<> store(std::uint64_t offset, std::span<const std::byte> from) override { return base_.store(offset, from); }
-  Result<> store_zeros(std::uint64_t offset, std::uint64_t length) override { return base_.store_zeros(offset, length); }
+  Result<> store_zeros(std::uint64_t offset, std::uint64_t length) override {
+    return base_.store_zeros(offset, length);
+  }
   Result<> drain() override { return base_.drain(); }
   Result<std::vector<BadRange>> bad_ranges() override { return base_.bad_ranges(); }
   Result<> clear_bad(BlockRun run) override { return base_.clear_bad(run); }

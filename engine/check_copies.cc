@@ -121,10 +121,10 @@ void check_header(Context& context, BlockNumber base) {
       primary ? "the mirror of its header is bad or old" : "the primary copy of its header is bad or old");
 }
 
-// What refers to something is rebuilt from the reverse map, and that from what refers; the rest only said what it said.
+// What refers to something is rebuilt from the reverse map, and that from what refers, but for the bad blocks that it
+// may have listed; the rest only said what it said.
 Remedy remedy_of_lost(BlockType type) {
-  if (type == BlockType::kReverseLeaf) return Remedy::kRecords;
-  return holds_references(type) ? Remedy::kRebuild : Remedy::kRemove;
+  return holds_references(type) || type == BlockType::kReverseLeaf ? Remedy::kRebuild : Remedy::kRemove;
 }
 
 void check_block(Context& context, BlockNumber block, const BlockDescriptor& descriptor) {

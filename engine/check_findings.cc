@@ -96,7 +96,7 @@ const char* describe(Remedy remedy) {
     case Remedy::kLostAndFound:
       return "repair gives it a name in lost+found";
     case Remedy::kRebuild:
-      return "repair rebuilds it from the reverse map; what that does not say is lost";
+      return "repair rebuilds it from what refers to it and from the reverse map; what neither says is lost";
     case Remedy::kFree:
       return "repair gives the block back";
     case Remedy::kRemove:
@@ -185,7 +185,8 @@ Finding* Findings::make_room(FindingKind kind, Severity severity) {
 void Findings::add(FindingKind kind, Severity severity, BlockNumber block, std::string where, std::string what,
                    std::optional<Remedy> remedy) {
   if (Finding* finding = make_room(kind, severity))
-    *finding = {kind, severity, block, std::move(where), std::move(what), remedy.value_or(usual_remedy(kind, severity))};
+    *finding = {
+        kind, severity, block, std::move(where), std::move(what), remedy.value_or(usual_remedy(kind, severity))};
 }
 
 void Findings::add(FindingKind kind, Severity severity, BlockNumber block, const Place& place, std::string what,

@@ -76,7 +76,8 @@ class VolumeCheck {
   };
 
   void add(FindingKind kind, InodeNumber inode, std::string what, std::optional<Remedy> remedy = {}) {
-    context_.findings.add(kind, Severity::kRepairable, block_of(inode), Place{number_, inode, {}}, std::move(what), remedy);
+    context_.findings.add(kind, Severity::kRepairable, block_of(inode), Place{number_, inode, {}}, std::move(what),
+                          remedy);
   }
 
   // --- inodes --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-// The complete read-only check of a pool: every checksum of both copies, every structure, and that the reverse map equals
-// the set of references found by walking all trees.
+// The complete read-only check of a pool: every checksum of both copies, every structure, and that the reverse map
+// equals the set of references found by walking all trees.
 #pragma once
 
 #include <cstdint>
@@ -15,28 +15,28 @@
 namespace daxcow {
 
 enum class FindingKind {
-  kSuperblock,            // a copy of the superblock is bad or differs
-  kChunk,                 // a chunk header is bad
-  kChecksum,              // both copies of a metadata block fail
-  kCopy,                  // one of the two copies of a metadata block is bad or differs
-  kType,                  // a reference points to a block of another type
-  kUnreachable,           // a metadata block has a type but nothing refers to it
-  kUnused,                // a reference points to a metadata block that is free
-  kOutOfRange,            // a reference leaves the pool or enters metadata
-  kMissingRecord,         // a reference that the reverse map does not have
-  kExtraRecord,           // a reverse-map record without a reference
-  kRecordOrder,           // leaves overlap or are inconsistent
-  kMapShape,              // a map entry that makes no sense, or a collapsible/empty node where the format forbids it
-  kInode,                 // an inode's fields make no sense
-  kBlockCount,            // an inode's block count is wrong
-  kLinkCount,             //
-  kDirectory,             // an entry that makes no sense, a duplicate name, a wrong count
-  kParent,                // a parent link that does not lead to an entry
-  kOrphan,                // an inode without a name that is not in the orphan list, or the other way
-  kFullHint,              // a "full" hint above a free inode
-  kAttributes,            // an attribute fork that makes no sense
-  kVolume,                // the volume table is inconsistent
-  kPoisoned,              // a block in use is listed as bad (a loss, not an inconsistency)
+  kSuperblock,     // a copy of the superblock is bad or differs
+  kChunk,          // a chunk header is bad
+  kChecksum,       // both copies of a metadata block fail
+  kCopy,           // one of the two copies of a metadata block is bad or differs
+  kType,           // a reference points to a block of another type
+  kUnreachable,    // a metadata block has a type but nothing refers to it
+  kUnused,         // a reference points to a metadata block that is free
+  kOutOfRange,     // a reference leaves the pool or enters metadata
+  kMissingRecord,  // a reference that the reverse map does not have
+  kExtraRecord,    // a reverse-map record without a reference
+  kRecordOrder,    // leaves overlap or are inconsistent
+  kMapShape,       // a map entry that makes no sense, or a collapsible/empty node where the format forbids it
+  kInode,          // an inode's fields make no sense
+  kBlockCount,     // an inode's block count is wrong
+  kLinkCount,      //
+  kDirectory,      // an entry that makes no sense, a duplicate name, a wrong count
+  kParent,         // a parent link that does not lead to an entry
+  kOrphan,         // an inode without a name that is not in the orphan list, or the other way
+  kFullHint,       // a "full" hint above a free inode
+  kAttributes,     // an attribute fork that makes no sense
+  kVolume,         // the volume table is inconsistent
+  kPoisoned,       // a block in use is listed as bad (a loss, not an inconsistency)
 };
 const char* name_of(FindingKind kind);
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <unordered_set>
+#include <vector>
 
 #include "engine/map.h"
 #include "engine/references.h"
@@ -27,7 +29,8 @@ MapEntry entry_of(const ReverseRecord& record, std::uint64_t n) {
 }
 
 std::uint64_t slots_of(const ReverseRecord& record) {
-  return record.flags & format::kRecordNode ? record.length_blocks : record.length_blocks / blocks_spanned(record.level);
+  return record.flags & format::kRecordNode ? record.length_blocks
+                                            : record.length_blocks / blocks_spanned(record.level);
 }
 
 // Where a slot is, and for inodes the level of its root.
@@ -36,7 +39,8 @@ struct Place {
   std::uint8_t* level = nullptr;
 };
 Place place_of(BlockType type, Block& content, std::uint64_t slot) {
-  if (type == BlockType::kMapNode || type == BlockType::kGraveyard) return {&content.as<format::MapNode>()[slot], nullptr};
+  if (type == BlockType::kMapNode || type == BlockType::kGraveyard)
+    return {&content.as<format::MapNode>()[slot], nullptr};
   InodeRecord& inode = type == BlockType::kRoots
                            ? content.as<format::Roots>().volume_zero
                            : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
@@ -45,15 +49,24 @@ Place place_of(BlockType type, Block& content, std::uint64_t slot) {
   return {&inode.attributes[of_inode - format::kRootSlots], &inode.attribute_level};
 }
 
-// Blocks of a file up to its last mapped one.
-std::uint64_t mapped_end(BlockReader& reader, const Fork& fork) {
-  std::uint64_t end = 0;
-  (void)for_each_segment(reader, fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)},
-                         [&](const Segment& segment) {
-                           if (segment.entry.present()) end = segment.range.end().value;
-                           return true;
-                         });
-  return end;
+// 0 if nothing below is mapped. A node that was seen to be empty is not entered again.
+std::uint64_t end_below(BlockReader& reader, std::span<const std::uint64_t> entries, std::uint8_t log512,
+                        FileBlock base, std::unordered_set<std::uint64_t>& empty) {
+  for (std::uint64_t i = entries.size(); i-- > 0;) {
+    const MapEntry entry{entries[i]};
+    if (!entry.present()) continue;
+    const FileBlock at = base + i * blocks_spanned(log512);
+    if (!entry.is_node()) return (at + blocks_spanned(log512)).value;
+    if (log512 == 0 || empty.contains(entry.block().value)) continue;
+    const auto node = reader.read(entry.block(), BlockType::kMapNode);
+    if (node) {
+      const format::MapNode below = (*node)->as<format::MapNode>();
+      const std::uint64_t end = end_below(reader, below, static_cast<std::uint8_t>(log512 - 1), at, empty);
+      if (end != 0) return end;
+    }
+    empty.insert(entry.block().value);
+  }
+  return 0;
 }
 
 std::uint32_t attribute_bytes(BlockReader& reader, const Fork& fork) {
@@ -98,15 +111,21 @@ void complete(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> des
   if (volume) inode.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
   if (kind == LeafKind::kSymlink) {
     const auto entry = entry_at(reader, data_fork(inode, kind), FileBlock(0));
-    const auto block = entry ? reader.read(entry->block(), BlockType::kSymlink) : Result<BlockPtr>(fail(ErrorCode::kDamaged));
+    const auto block =
+        entry ? reader.read(entry->block(), BlockType::kSymlink) : Result<BlockPtr>(fail(ErrorCode::kDamaged));
     if (block) inode.size_bytes = strnlen(reinterpret_cast<const char*>((*block)->bytes), kBlockBytes - 1);
   } else if (!volume) {
-    inode.size_bytes = mapped_end(reader, data_fork(inode, kind)) * kBlockBytes;
+    inode.size_bytes = std::min(mapped_end(reader, data_fork(inode, kind)), kMaximumFileBlocks - 1) * kBlockBytes;
   }
   inode.attribute_bytes = attribute_bytes(reader, attribute_fork(inode));
 }
 
 }  // namespace
+
+std::uint64_t mapped_end(BlockReader& reader, const Fork& fork) {
+  std::unordered_set<std::uint64_t> empty;
+  return end_below(reader, fork.slots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0), empty);
+}
 
 std::uint64_t content_from_records(const BlockDescriptor& descriptor, std::span<const ReverseRecord> records,
                                    Block& content) {
@@ -141,7 +160,8 @@ void make_default_inode(InodeRecord& inode, std::uint32_t type) {
   inode.seconds.fill(std::time(nullptr));
 }
 
-void complete_inodes(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe, format::InodeBlock& inodes) {
+void complete_inodes(BlockReader& reader, FunctionRef<BlockDescriptor(BlockNumber)> describe,
+                     format::InodeBlock& inodes) {
   for (InodeRecord& inode : inodes.inodes)
     if (inode.data_level != 0 || inode.attribute_level != 0) complete(reader, describe, inode);
 }

@@ -77,7 +77,7 @@ BlockDescriptor RawEditor::descriptor(BlockNumber block) const {
 }
 
 void RawEditor::put(BlockNumber block, const BlockDescriptor& descriptor, const Block& content) {
-  metadata_.withdraw_free(block);
+  if (metadata_.descriptor(block).type == BlockType::kFree) metadata_.withdraw_free(block);
   Dirty dirty;
   dirty.copy = std::make_shared<Block>(content);
   dirty.descriptor = descriptor;
@@ -195,9 +195,8 @@ void RawEditor::publish() {
     const BlockNumber at(block);
     if (dirty.freed) {
       if (!dirty.is_new) metadata_.forget(at);
+      if (dirty.is_new || metadata_.descriptor(at).type != BlockType::kFree) metadata_.give_back(at);
       metadata_.publish_descriptor(at, BlockDescriptor{});
-      metadata_.withdraw_free(at);
-      metadata_.give_back(at);
     } else if (dirty.changed()) {
       if (!dirty.lost) metadata_.publish(at, dirty.copy);
       metadata_.publish_descriptor(at, dirty.descriptor);

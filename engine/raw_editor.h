@@ -1,8 +1,8 @@
-// Changes of metadata blocks for a repair: journalled and atomic as those of a Transaction, but without the reverse map,
-// which may be what is damaged. Whoever uses it makes the reverse map right afterwards (repair_records.h).
+// Changes of metadata blocks for a repair: journalled and atomic as those of a Transaction, but without the reverse
+// map, which may be what is damaged. Whoever uses it makes the reverse map right afterwards (repair_records.h).
 //
-// Works on a medium that nobody else uses; one thread. Pending changes are seen by read(); commit() makes them durable in
-// one journal record, abort() forgets them. A block freed by one commit is free for the next.
+// Works on a medium that nobody else uses; one thread. Pending changes are seen by read(); commit() makes them durable
+// in one journal record, abort() forgets them. A block freed by one commit is free for the next.
 #pragma once
 
 #include <cstdint>

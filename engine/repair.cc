@@ -17,7 +17,9 @@ constexpr int kMaximumPasses = 4;
 Result<CheckReport> check_again(Medium& medium, const RepairOptions& options) {
   CheckOptions check_options;
   if (options.progress)
-    check_options.progress = [&](std::uint64_t done, std::uint64_t total) { options.progress("Checking", done, total); };
+    check_options.progress = [&](std::uint64_t done, std::uint64_t total) {
+      options.progress("Checking", done, total);
+    };
   return check(std::make_unique<BorrowedMedium>(medium), check_options);
 }
 
@@ -74,9 +76,16 @@ Result<RepairReport> repair(std::unique_ptr<Medium> medium, const RepairOptions&
   }
   for (int pass = 0; pass < kMaximumPasses; ++pass) {
     const std::uint64_t actions_before = actions.count();
-    TRY(repair_once(*medium, options, actions));
-    report.after = TRY(check_again(*medium, options));
-    if (report.after.clean() || actions.count() == actions_before) break;
+    // What stopped a pass may be gone in the next: it begins with what this one has mended.
+    const auto done = repair_once(*medium, options, actions);
+    const bool last = actions.count() == actions_before || pass + 1 == kMaximumPasses;
+    auto after = check_again(*medium, options);
+    if (!after) return std::unexpected(done ? after.error() : done.error());
+    report.after = *std::move(after);
+    if (report.after.clean()) break;
+    if (!last) continue;
+    if (!done) return std::unexpected(done.error());
+    break;
   }
   return report;
 }

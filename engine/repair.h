@@ -1,11 +1,11 @@
-// Repair of a pool that is not mounted: makes it what the checker (engine/checker.h) finds clean, and keeps all that can be
-// known. What is lost is said.
+// Repair of a pool that is not mounted: makes it what the checker (engine/checker.h) finds clean, and keeps all that
+// can be known. What is lost is said.
 //
 // The order makes it safe. First everything that is kept twice is made good twice; then blocks that are lost in both
 // copies are rebuilt from the reverse map, and what the trees cannot keep is removed from them; then the reverse map is
-// made to say what the trees say. From there on the pool is one that can be opened, and names, links and orphans are put
-// right by ordinary transactions. Every step is a journalled transaction or a store to the copy that is not in use: a
-// repair that is stopped at any point leaves a pool that the next one repairs as well.
+// made to say what the trees say. From there on the pool is one that can be opened, and names, links and orphans are
+// put right by ordinary transactions. Every step is a journalled transaction or a store to the copy that is not in use:
+// a repair that is stopped at any point leaves a pool that the next one repairs as well.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +51,9 @@ struct RepairReport {
   static constexpr std::size_t kMaximumActions = 10'000;
 };
 
-// The medium must be writable, and nobody else may use it. kReadOnly; kNotAPool, kVersion; kDamaged and kNoSpace for what
-// cannot be repaired (what was repaired before stays so); kIo. Whatever the image says, it ends and stays in its bounds.
+// The medium must be writable, and nobody else may use it. kReadOnly; kNotAPool, kVersion; kDamaged and kNoSpace for
+// what cannot be repaired (what was repaired before stays so); kIo. Whatever the image says, it ends and stays in its
+// bounds.
 Result<RepairReport> repair(std::unique_ptr<Medium> medium, const RepairOptions& options);
 
 }  // namespace daxcow

@@ -1,6 +1,6 @@
-// Blocks that are lost in both copies. What refers is rebuilt from the reverse map; inodes get defaults for what that does
-// not say, and inodes without any reference (empty files, say) their type from their directory entries. What cannot be
-// rebuilt is given back here; whoever led to it loses it in the next step.
+// Blocks that are lost in both copies. What refers is rebuilt from the reverse map; inodes get defaults for what that
+// does not say, and inodes without any reference (empty files, say) their type from their directory entries. What
+// cannot be rebuilt is given back here; whoever led to it loses it in the next step.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -72,9 +72,12 @@ class LostBlocks {
       pool_.editor.release(block);
       const bool records = descriptor.type == BlockType::kReverseLeaf;
       if (records)
-        pool_.actions.add(block, block_place(descriptor.type, block), "lost in both copies: its records are made anew from the trees");
+        pool_.actions.add(block, block_place(descriptor.type, block),
+                          "lost in both copies: its records are made anew from the trees, and its bad blocks known "
+                          "again as far as the device lists them");
       else
-        pool_.actions.add_loss(block, block_place(descriptor.type, block), "lost in both copies, and nothing says what was in it: given back");
+        pool_.actions.add_loss(block, block_place(descriptor.type, block),
+                               "lost in both copies, and nothing says what was in it: given back");
       return pool_.commit_if_large();
     }
     if (descriptor.type == BlockType::kRoots) complete_roots(content.as<format::Roots>());
@@ -84,12 +87,14 @@ class LostBlocks {
       inode_blocks_.insert(block.value);
     }
     pool_.editor.put(block, {descriptor.type, descriptor.level, descriptor.leaf_kind, 0, 0}, content);
-    const std::string what = "lost in both copies: " + std::to_string(found) + " references were rebuilt from the reverse map";
+    const std::string what =
+        "lost in both copies: " + std::to_string(found) + " references were rebuilt from the reverse map";
     if (descriptor.type == BlockType::kMapNode || descriptor.type == BlockType::kGraveyard) {
       pool_.actions.add(block, block_place(descriptor.type, block), what);
       return pool_.commit_if_large();
     }
-    pool_.actions.add_loss(block, block_place(descriptor.type, block), what + "; owners, permissions, times and counters have defaults");
+    pool_.actions.add_loss(block, block_place(descriptor.type, block),
+                           what + "; owners, permissions, times and counters have defaults");
     return {};
   }
 
@@ -104,7 +109,8 @@ class LostBlocks {
     zero.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
   }
 
-  // --- inodes that only their names tell of ----------------------------------------------------------------------------
+  // --- inodes that only their names tell of
+  // ----------------------------------------------------------------------------
 
   Result<> add_inodes_with_names() {
     if (inode_blocks_.empty()) return {};
@@ -169,8 +175,8 @@ class LostBlocks {
   RepairPool& pool_;
   std::map<std::uint64_t, BlockDescriptor> lost_;
   std::unordered_map<std::uint64_t, std::vector<ReverseRecord>> records_;  // by source
-  std::unordered_set<std::uint64_t> inode_blocks_;                          // rebuilt
-  std::unordered_map<std::uint64_t, Missing> missing_;                      // numbers of a volume that may have been in use
+  std::unordered_set<std::uint64_t> inode_blocks_;                         // rebuilt
+  std::unordered_map<std::uint64_t, Missing> missing_;  // numbers of a volume that may have been in use
   std::vector<std::pair<Fork, SlotPlace>> directories_;
   std::unordered_set<std::uint64_t> met_;
 };

@@ -116,7 +116,8 @@ class Chain {
     std::vector<bool> data(candidates.size());
     pool_.for_each_record([&](BlockNumber, const ReverseRecord& record) {
       if (record.kind != RecordKind::kTree || record.length_blocks > pool_.pool_blocks) return true;
-      auto it = std::ranges::lower_bound(candidates, BlockNumber(record.first / format::kChunkBlocks * format::kChunkBlocks));
+      auto it =
+          std::ranges::lower_bound(candidates, BlockNumber(record.first / format::kChunkBlocks * format::kChunkBlocks));
       for (; it != candidates.end() && it->value < record.first + record.length_blocks; ++it)
         if (pool_.is_data_space({BlockNumber(record.first), 1}) && (record.flags & format::kRecordNode) == 0)
           data[static_cast<std::size_t>(it - candidates.begin())] = true;

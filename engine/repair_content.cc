@@ -9,6 +9,7 @@
 
 #include "engine/attribute_list.h"
 #include "engine/check_trees.h"
+#include "engine/content_from_records.h"
 #include "engine/directory.h"
 
 namespace daxcow::repairer {
@@ -45,7 +46,8 @@ void set_type(InodeRecord& inode, std::uint32_t type, std::string& changes) {
 
 bool holds_inline_target(const InodeRecord& inode) {
   const char* const bytes = reinterpret_cast<const char*>(inode.data.data());
-  return inode.size_bytes >= 1 && inode.size_bytes <= sizeof inode.data && strnlen(bytes, sizeof inode.data) == inode.size_bytes;
+  return inode.size_bytes >= 1 && inode.size_bytes <= sizeof inode.data &&
+         strnlen(bytes, sizeof inode.data) == inode.size_bytes;
 }
 
 // The level that a root of these slots has, by what they lead to; 0 if they do not say.
@@ -61,8 +63,8 @@ std::uint8_t level_by_children(RepairPool& pool, std::span<const std::uint64_t> 
   return 0;
 }
 
-void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::uint64_t> slots, FunctionRef<bool()> confirmed,
-                   std::string& changes) {
+void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::uint64_t> slots,
+                   FunctionRef<bool()> confirmed, std::string& changes) {
   if (level >= 1 && level <= format::kMaximumLevel) {
     // A root whose children are all of one other level says so; the children carry checksums over theirs.
     bool fits = false, any = false;
@@ -81,6 +83,25 @@ void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::u
 }
 
 }  // namespace
+
+std::uint64_t leaf_limit(LeafKind kind) {
+  switch (kind) {
+    case LeafKind::kDirectory:
+      return (1ull << 32) / format::kGranulesPerBlock - 1;  // positions have 32 bits
+    case LeafKind::kAttributes:
+      return format::kMaximumAttributeForkBytes / kBlockBytes;
+    case LeafKind::kSymlink:
+      return 1;
+    case LeafKind::kOrphans:
+      return 1ull << 13;
+    case LeafKind::kInodes:
+      return kMaximumFileBlocks - 1;
+    case LeafKind::kData:
+    case LeafKind::kGraveyard:
+      break;
+  }
+  return ~0ull;
+}
 
 Evidence evidence_of(RepairPool& pool, const InodeRecord& inode) {
   for (const std::uint64_t raw : inode.data) {
@@ -131,7 +152,8 @@ bool correct_kind(RepairPool& pool, const InodePlace& place, InodeRecord& inode,
   const bool volume = flags & bit(InodeFlag::kVolume);
   if (!volume) flags &= ~kVolumeFlags;
   if (volume) flags &= ~bit(InodeFlag::kInlineSymlink);
-  const bool is_special = volume || place.number == format::kOrphansInode || (in_zero && place.number == format::kGraveyardInode);
+  const bool is_special =
+      volume || place.number == format::kOrphansInode || (in_zero && place.number == format::kGraveyardInode);
   if (is_special) {
     set_type(inode, S_IFREG, changes);
     evidence = Evidence::kNothing;
@@ -155,7 +177,8 @@ bool correct_kind(RepairPool& pool, const InodePlace& place, InodeRecord& inode,
     correct(inode.data_level, std::uint8_t{1}, changes, "level of a map root");
   else
     correct_level(pool, inode.data_level, inode.data, confirmed, changes);
-  correct_level(pool, inode.attribute_level, inode.attributes, [] { return false; }, changes);
+  correct_level(
+      pool, inode.attribute_level, inode.attributes, [] { return false; }, changes);
   return true;
 }
 
@@ -164,15 +187,26 @@ namespace {
 class Correction {
  public:
   Correction(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::string& changes)
-      : pool_(pool), place_(place), inode_(inode), changes_(changes), kind_(checker::data_kind(inode, place.number, place.volume)) {}
+      : pool_(pool),
+        place_(place),
+        inode_(inode),
+        changes_(changes),
+        kind_(checker::data_kind(inode, place.number, place.volume)) {}
 
   Result<bool> run(std::uint64_t leaves) {
     correct_fields();
+    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode) && leaves != 0) {
+      inode_.data = {};
+      inode_.data_level = 1;
+      leaves = 0;
+      note(changes_, "data of what is no file was removed");
+    }
     correct(inode_.block_count, has_flag(inode_, InodeFlag::kInlineSymlink) ? 0 : leaves, changes_, "block count");
     if (kind_ == LeafKind::kDirectory) TRY(correct_directory());
     if (kind_ == LeafKind::kOrphans) correct_orphans();
     if (kind_ == LeafKind::kGraveyard) TRY(correct_graveyard());
-    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode)) correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
+    if (kind_ == LeafKind::kData && !S_ISREG(inode_.mode))
+      correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
     if (kind_ == LeafKind::kData && inode_.size_bytes > format::kMaximumFileBytes)
       correct(inode_.size_bytes, std::min(end_of_blocks() * kBlockBytes, format::kMaximumFileBytes), changes_, "size");
     if (kind_ == LeafKind::kInodes && inode_.size_bytes > format::kMaximumFileBytes)
@@ -197,14 +231,15 @@ class Correction {
     if (!S_ISDIR(inode_.mode)) correct(inode_.entry_count, 0u, changes_, "entry count");
   }
 
-  std::vector<Leaf> leaves(bool attributes) {
+  std::vector<Leaf> leaves(bool attributes, std::size_t limit = kMaximumLeaves) {
     std::vector<Leaf> found;
     SlotPlace root = root_place(place_.block, place_.index, attributes);
-    if (place_.block == format::kRootsBlock) root = {format::kRootsBlock, BlockType::kRoots, attributes ? format::kRootSlots : 0};
+    if (place_.block == format::kRootsBlock)
+      root = {format::kRootsBlock, BlockType::kRoots, attributes ? format::kRootSlots : 0};
     const Fork fork = attributes ? attribute_fork(inode_) : data_fork(inode_, kind_);
     for_each_leaf(pool_.editor, root, fork, [&](const SlotPlace& place, MapEntry entry, bool node, FileBlock at) {
       if (!node) found.push_back({place, at, entry.block()});
-      return found.size() < kMaximumLeaves;
+      return found.size() < limit;
     });
     return found;
   }
@@ -220,14 +255,7 @@ class Correction {
   }
 
   std::uint64_t end_of_blocks() {
-    std::uint64_t end = 0;
-    const Fork fork = data_fork(inode_, kind_);
-    (void)for_each_segment(pool_.editor, fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)},
-                           [&](const Segment& segment) {
-                             if (segment.entry.present()) end = segment.range.end().value;
-                             return true;
-                           });
-    return end;
+    return std::min(mapped_end(pool_.editor, data_fork(inode_, kind_)), kMaximumFileBlocks - 1);
   }
 
   Result<> correct_directory() {
@@ -250,7 +278,8 @@ class Correction {
         note(changes, "a name that was there twice was removed once");
       }
       if (std::memcmp(content.bytes, present->bytes, kBlockBytes) != 0)
-        *TRY(pool_.editor.edit(leaf.block, BlockType::kDirectory)) = content;
+        *TRY(pool_.editor.edit(leaf.block, BlockType::kDirectory))
+      = content;
     }
     if (!changes.empty()) note(changes_, changes.c_str());
     correct(inode_.entry_count, static_cast<std::uint32_t>(count), changes_, "entry count");
@@ -262,30 +291,34 @@ class Correction {
       correct(inode_.size_bytes, std::uint64_t{0}, changes_, "size");
       return {};
     }
-    // Positions have 32 bits.
-    constexpr std::uint64_t kMaximumBlocks = (1ull << 32) / format::kGranulesPerBlock - 1;
     const std::uint64_t blocks = inode_.size_bytes / kBlockBytes;
-    if (inode_.size_bytes % kBlockBytes != 0 || blocks < end || blocks > kMaximumBlocks)
+    if (inode_.size_bytes % kBlockBytes != 0 || blocks < end || blocks > leaf_limit(LeafKind::kDirectory))
       correct(inode_.size_bytes, end * kBlockBytes, changes_, "size");
     return {};
   }
 
   void correct_orphans() {
     const std::uint64_t end = end_of_blocks();
-    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 || inode_.size_bytes > kMaximumOrphanBytes)
+    if (inode_.size_bytes < end * kBlockBytes || inode_.size_bytes % kBlockBytes != 0 ||
+        inode_.size_bytes > leaf_limit(LeafKind::kOrphans) * kBlockBytes)
       correct(inode_.size_bytes, end * kBlockBytes, changes_, "size");
   }
 
   // Its size is the number of entries, from the last one that is there.
   Result<> correct_graveyard() {
+    const Fork fork = data_fork(inode_, kind_);
+    const std::uint64_t blocks = mapped_end(pool_.editor, fork);
     std::uint64_t end = 0;
-    for (const Leaf& leaf : leaves(false)) {
-      const BlockPtr content = TRY(pool_.editor.read(leaf.block, BlockType::kGraveyard));
-      for (std::uint64_t i = 0; i < format::kMapFanout; ++i)
-        if (content->as<format::MapNode>()[i] != 0) end = std::max(end, leaf.at.value * format::kMapFanout + i + 1);
+    if (blocks != 0) {
+      const MapEntry last = TRY(entry_at(pool_.editor, fork, FileBlock(blocks - 1)));
+      const BlockPtr content = TRY(pool_.editor.read(last.block(), BlockType::kGraveyard));
+      const auto& entries = content->as<format::MapNode>();
+      std::uint64_t used = entries.size();
+      while (used > 0 && entries[used - 1] == 0) --used;
+      end = (blocks - 1) * format::kMapFanout + used;
     }
-    const std::uint64_t room = end_of_blocks() * format::kMapFanout;
-    if (inode_.size_bytes < end || inode_.size_bytes > room) correct(inode_.size_bytes, end, changes_, "size");
+    if (inode_.size_bytes < end || inode_.size_bytes > blocks * format::kMapFanout)
+      correct(inode_.size_bytes, end, changes_, "size");
     return {};
   }
 
@@ -295,15 +328,12 @@ class Correction {
     if (has_flag(inode_, InodeFlag::kInlineSymlink)) {
       bytes = {reinterpret_cast<const char*>(inode_.data.data()), sizeof inode_.data};
     } else {
-      const auto found = leaves(false);
+      const auto found = leaves(false, 2);
       if (found.empty()) return false;  // its target is lost, and a symlink is nothing else
       block = TRY(pool_.editor.read(found[0].block, BlockType::kSymlink));
       bytes = {reinterpret_cast<const char*>(block->bytes), kBlockBytes - 1};
       if (found.size() != 1 || found[0].at != FileBlock(0)) {
-        const SlotPlace keep = found[0].place;
-        const MapEntry entry = MapEntry::leaf(found[0].block, false);
-        inode_.data = {entry.raw};
-        (void)keep;
+        inode_.data = {MapEntry::leaf(found[0].block, false).raw};
         inode_.data_level = 1;
         correct(inode_.block_count, std::uint64_t{1}, changes_, "block count");
         note(changes_, "map of its target");
@@ -311,11 +341,13 @@ class Correction {
     }
     const std::uint64_t length = bytes.substr(0, bytes.find('\0')).size();
     if (length == 0) return false;
-    if (inode_.size_bytes == 0 || inode_.size_bytes > length) correct(inode_.size_bytes, length, changes_, "length of the target");
+    if (inode_.size_bytes == 0 || inode_.size_bytes > length)
+      correct(inode_.size_bytes, length, changes_, "length of the target");
     return true;
   }
 
-  // --- attributes ------------------------------------------------------------------------------------------------------
+  // --- attributes
+  // ------------------------------------------------------------------------------------------------------
 
   Result<> correct_attributes() {
     const std::vector<Leaf> found = leaves(true);
@@ -330,8 +362,9 @@ class Correction {
     const std::uint64_t parsed = parse(stream, items);
     const bool whole_stream = parsed == inode_.attribute_bytes && whole == found.size() && whole == blocks_for(parsed);
     if (whole_stream && !dropped_) return {};
-    note(changes_, dropped_ || parsed < inode_.attribute_bytes ? "attributes that made no sense or were lost were removed"
-                                                                : "length of the attributes");
+    note(changes_, dropped_ || parsed < inode_.attribute_bytes
+                       ? "attributes that made no sense or were lost were removed"
+                       : "length of the attributes");
     return rewrite(found, items);
   }
 
@@ -350,7 +383,8 @@ class Correction {
         break;
       }
       const char* const text = reinterpret_cast<const char*>(stream.data()) + at + sizeof entry;
-      AttributeList::Item item{entry.space, std::string(text, entry.name_bytes), std::string(text + entry.name_bytes, entry.value_bytes)};
+      AttributeList::Item item{entry.space, std::string(text, entry.name_bytes),
+                               std::string(text + entry.name_bytes, entry.value_bytes)};
       at += bytes;
       if (is_valid(item) && names.emplace(item.space, item.name).second)
         items.push_back(std::move(item));
@@ -362,7 +396,8 @@ class Correction {
 
   bool is_valid(const AttributeList::Item& item) const {
     if (item.space < AttributeSpace::kUser || item.space > AttributeSpace::kParent) return false;
-    if (item.space == AttributeSpace::kParent) return item.name.size() == 16 && item.value.empty() && !S_ISDIR(inode_.mode);
+    if (item.space == AttributeSpace::kParent)
+      return item.name.size() == 16 && item.value.empty() && !S_ISDIR(inode_.mode);
     return !item.name.empty() && item.name.find('\0') == item.name.npos;
   }
 
@@ -370,7 +405,8 @@ class Correction {
   Result<> rewrite(const std::vector<Leaf>& found, const std::vector<AttributeList::Item>& items) {
     std::vector<std::byte> stream;
     for (const AttributeList::Item& item : items) {
-      const format::AttributeEntry entry{static_cast<std::uint32_t>(item.value.size()), static_cast<std::uint8_t>(item.name.size()), item.space, 0};
+      const format::AttributeEntry entry{static_cast<std::uint32_t>(item.value.size()),
+                                         static_cast<std::uint8_t>(item.name.size()), item.space, 0};
       const std::size_t at = stream.size();
       stream.resize(at + (sizeof entry + item.name.size() + item.value.size() + 7) / 8 * 8);
       std::memcpy(stream.data() + at, &entry, sizeof entry);
@@ -382,7 +418,8 @@ class Correction {
     stream.resize(blocks * kBlockBytes);
     for (std::uint64_t i = 0; i < found.size(); ++i) {
       if (i < blocks)
-        std::memcpy(TRY(pool_.editor.edit(found[i].block, BlockType::kAttributes))->bytes, stream.data() + i * kBlockBytes, kBlockBytes);
+        std::memcpy(TRY(pool_.editor.edit(found[i].block, BlockType::kAttributes))->bytes,
+                    stream.data() + i * kBlockBytes, kBlockBytes);
       else
         TRY(clear(found[i].place));
     }
@@ -394,7 +431,6 @@ class Correction {
   }
 
   static constexpr std::size_t kMaximumLeaves = 1u << 25;  // a directory's limit
-  static constexpr std::uint64_t kMaximumOrphanBytes = (1ull << 13) * kBlockBytes;
 
   RepairPool& pool_;
   const InodePlace& place_;
@@ -406,7 +442,8 @@ class Correction {
 
 }  // namespace
 
-Result<bool> correct_inode(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::uint64_t leaves, std::string& changes) {
+Result<bool> correct_inode(RepairPool& pool, const InodePlace& place, InodeRecord& inode, std::uint64_t leaves,
+                           std::string& changes) {
   return Correction(pool, place, inode, changes).run(leaves);
 }
 

@@ -1,5 +1,5 @@
-// Everything that is kept twice is made good twice, from the copy that verifies. Nothing is changed here but the copy that
-// nobody could use, so a crash in between leaves what was there before.
+// Everything that is kept twice is made good twice, from the copy that verifies. Nothing is changed here but the copy
+// that nobody could use, so a crash in between leaves what was there before.
 #include <cstring>
 
 #include "engine/repair_pool.h"

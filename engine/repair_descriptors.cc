@@ -56,10 +56,11 @@ bool can_be_inodes(const format::InodeBlock& block) {
 
 bool can_be_directory(const Block& content) {
   bool good = true;
-  const auto walked = for_each_entry(content, 0, [&](std::uint64_t, const format::DirectoryEntry& entry, std::string_view name) {
-    good = entry.hash == name_hash(name);
-    return good;
-  });
+  const auto walked =
+      for_each_entry(content, 0, [&](std::uint64_t, const format::DirectoryEntry& entry, std::string_view name) {
+        good = entry.hash == name_hash(name);
+        return good;
+      });
   return walked && good;
 }
 
@@ -67,7 +68,8 @@ bool can_be(RepairPool& pool, const BlockDescriptor& wanted, const Block& conten
   if (is_zero(content)) return false;
   switch (wanted.type) {
     case BlockType::kMapNode:
-      return can_be_entries(pool, content.as<format::MapNode>(), static_cast<std::uint8_t>(wanted.level - 1), wanted.leaf_kind);
+      return can_be_entries(pool, content.as<format::MapNode>(), static_cast<std::uint8_t>(wanted.level - 1),
+                            wanted.leaf_kind);
     case BlockType::kInodes:
       return can_be_inodes(content.as<format::InodeBlock>());
     case BlockType::kRoots: {
@@ -90,7 +92,8 @@ bool can_be(RepairPool& pool, const BlockDescriptor& wanted, const Block& conten
 }
 
 bool can_be_leaf(RepairPool& pool, BlockNumber block, const Block& content) {
-  return !is_zero(content) && ReverseMap().add_leaf(block, content.as<format::ReverseLeaf>(), pool.pool_blocks).has_value();
+  return !is_zero(content) &&
+         ReverseMap().add_leaf(block, content.as<format::ReverseLeaf>(), pool.pool_blocks).has_value();
 }
 
 std::optional<Block> read_copy(RepairPool& pool, BlockNumber block, Copy copy) {
@@ -169,7 +172,8 @@ class Assignment {
     // Nobody can read either copy before the header says what they are.
     for (const BlockNumber at : {block, Metadata::mirror_of(block)}) {
       Block present;
-      if (pool_.medium.read(byte_offset(at), present.bytes) && std::memcmp(present.bytes, content.bytes, kBlockBytes) == 0)
+      if (pool_.medium.read(byte_offset(at), present.bytes) &&
+          std::memcmp(present.bytes, content.bytes, kBlockBytes) == 0)
         continue;
       TRY(store_mended(pool_.medium, at, content.bytes));
     }
@@ -184,7 +188,8 @@ class Assignment {
     return entries(of.slots, static_cast<std::uint8_t>(of.level - 1), of.kind, volume, FileBlock(0));
   }
 
-  Result<> entries(std::span<const std::uint64_t> slots, std::uint8_t log512, LeafKind kind, VolumeNumber volume, FileBlock base) {
+  Result<> entries(std::span<const std::uint64_t> slots, std::uint8_t log512, LeafKind kind, VolumeNumber volume,
+                   FileBlock base) {
     for (std::uint64_t i = 0; i < slots.size(); ++i) {
       const MapEntry entry{slots[i]};
       if (!entry.present() || !pool_.metadata.is_described(entry.block())) continue;
@@ -197,7 +202,8 @@ class Assignment {
         TRY(entries((*node)->as<format::MapNode>(), static_cast<std::uint8_t>(log512 - 1), kind, volume, at));
       } else if (!entry.is_node() && log512 == 0 && kind != LeafKind::kData) {
         TRY(arrive(entry.block(), {format::leaf_block_type(kind), 0, LeafKind::kData, 0, 0}));
-        if (kind == LeafKind::kInodes && met_.insert(entry.block().value).second) TRY(inodes(entry.block(), volume, at));
+        if (kind == LeafKind::kInodes && met_.insert(entry.block().value).second)
+          TRY(inodes(entry.block(), volume, at));
       }
     }
     return {};
@@ -247,11 +253,15 @@ Result<> repair_descriptors(RepairPool& pool) {
     if (!found) continue;
     pool.undescribed.erase(block.value);
     TRY(assignment.take(block, found->descriptor, found->content, true));
-    pool.actions.add(block, block_place(found->descriptor.type, block), "its description was corrected: its checksum says what it is");
+    pool.actions.add(block, block_place(found->descriptor.type, block),
+                     "its description was corrected: its checksum says what it is");
   }
   // What is left is free until somebody says otherwise.
-  std::vector<BlockNumber> lost_blocks;
-  for (const std::uint64_t block : pool.undescribed) pool.metadata.publish_descriptor(BlockNumber(block), {});
+  for (const std::uint64_t block : pool.undescribed) {
+    if (pool.metadata.descriptor(BlockNumber(block)).type != BlockType::kFree)
+      pool.metadata.give_back(BlockNumber(block));
+    pool.metadata.publish_descriptor(BlockNumber(block), {});
+  }
   if (!pool.undescribed.empty()) {
     std::vector<std::pair<BlockNumber, Block>> leaves;
     for (const std::uint64_t block : pool.undescribed) {

@@ -1,5 +1,5 @@
-// Directory blocks. An entry carries the hash of its name: where its lengths are wrong, the name that has this hash says
-// which are right.
+// Directory blocks. An entry carries the hash of its name: where its lengths are wrong, the name that has this hash
+// says which are right.
 #include <algorithm>
 #include <cstring>
 #include <optional>

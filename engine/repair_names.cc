@@ -1,9 +1,11 @@
-// What can only be said of a volume as a whole: every entry leads to an inode in use, every inode with links has as many
-// entries, knows them as its parents, and can be reached from the root; the others are listed as orphans. By ordinary
-// transactions: the pool can be opened by now. What volumes share is made exclusive first, as by any other change.
+// What can only be said of a volume as a whole: every entry leads to an inode in use, every inode with links has as
+// many entries, knows them as its parents, and can be reached from the root; the others are listed as orphans. By
+// ordinary transactions: the pool can be opened by now. What volumes share is made exclusive first, as by any other
+// change.
 //
-// First the shape: entries that cannot stay go, inodes without an entry get one in lost+found. Then, from a second look,
-// the counts and the links upwards, which follow from the shape. A crash in between leaves counts to the next run.
+// First the shape: entries that cannot stay go, inodes without an entry get one in lost+found. Then, from a second
+// look, the counts and the links upwards, which follow from the shape. A crash in between leaves counts to the next
+// run.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 #include <set>
 
 #include "engine/borrowed_medium.h"
+#include "engine/check_paths.h"
 #include "engine/check_trees.h"
 #include "engine/repair_pool.h"
 #include "engine/volume_state.h"
@@ -80,28 +83,31 @@ class VolumeRepair {
  private:
   BlockReader& reader() { return services_.store.metadata(); }
   static bool is_reserved(std::uint64_t number) { return number < format::kFirstInode.value; }
-  std::string where(std::uint64_t inode) const {
-    return "volume " + std::to_string(volume_.value) + ", inode " + std::to_string(inode);
+  std::string where(std::uint64_t inode) {
+    return actions_.has_room() ? checker::Paths(reader()).describe(volume_, InodeNumber(inode)) : "";
   }
   void add(std::uint64_t inode, std::string what) { actions_.add(BlockNumber(0), where(inode), std::move(what)); }
 
   template <class Body>
   Result<> change(TransactionClass transaction_class, Body body) {
     const LockGuard guard(services_.store.mutex);
-    return services_.store.run_locked(transaction_class, [&](Transaction& transaction) -> Result<Step> { return body(transaction); });
+    return services_.store.run_locked(transaction_class,
+                                      [&](Transaction& transaction) -> Result<Step> { return body(transaction); });
   }
 
-  // --- looking -----------------------------------------------------------------------------------------------------------
+  // --- looking
+  // -----------------------------------------------------------------------------------------------------------
 
   Result<> for_each_block(const Fork& fork, BlockType type, FunctionRef<Result<>(FileBlock, const Block&)> visit) {
     Result<> outcome;
-    TRY(for_each_segment(reader(), fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)}, [&](const Segment& segment) {
-      for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count && outcome; ++i) {
-        const auto block = reader().read(segment.entry.block() + i, type);
-        outcome = block ? visit(segment.range.first + i, **block) : Result<>(std::unexpected(block.error()));
-      }
-      return outcome.has_value();
-    }));
+    TRY(for_each_segment(
+        reader(), fork, {FileBlock(0), std::min(fork.capacity(), kMaximumFileBlocks - 1)}, [&](const Segment& segment) {
+          for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count && outcome; ++i) {
+            const auto block = reader().read(segment.entry.block() + i, type);
+            outcome = block ? visit(segment.range.first + i, **block) : Result<>(std::unexpected(block.error()));
+          }
+          return outcome.has_value();
+        }));
     return outcome;
   }
 
@@ -118,13 +124,15 @@ class VolumeRepair {
     }));
     for (auto& [number, entries] : directories_) {
       const InodeRecord record = TRY(state_.table.read(reader(), InodeNumber(number)));
-      TRY(for_each_block(data_fork(record, LeafKind::kDirectory), BlockType::kDirectory, [&](FileBlock at, const Block& block) -> Result<> {
-        TRY(for_each_entry(block, 0, [&](std::uint64_t granule, const DirectoryEntry& entry, std::string_view) {
-          entries.push_back({at.value * format::kGranulesPerBlock + granule, entry.inode, entry.type});
-          return true;
-        }));
-        return {};
-      }));
+      TRY(for_each_block(
+          data_fork(record, LeafKind::kDirectory), BlockType::kDirectory,
+          [&](FileBlock at, const Block& block) -> Result<> {
+            TRY(for_each_entry(block, 0, [&](std::uint64_t granule, const DirectoryEntry& entry, std::string_view) {
+              entries.push_back({at.value * format::kGranulesPerBlock + granule, entry.inode, entry.type});
+              return true;
+            }));
+            return {};
+          }));
       for (const Entry& entry : entries)
         if (Inode* inode = find(entry.inode)) inode->entries.push_back({number, entry.cookie});
     }
@@ -167,38 +175,44 @@ class VolumeRepair {
     TRY(state_.load_orphans());
     const InodeRecord list = TRY(state_.table.read(reader(), format::kOrphansInode));
     std::vector<std::uint64_t> wrong;
-    TRY(for_each_block(data_fork(list, LeafKind::kOrphans), BlockType::kOrphans, [&](FileBlock at, const Block& block) -> Result<> {
-      for (std::uint64_t i = 0; i < kOrphansPerBlock; ++i) {
-        const std::uint64_t number = block.as<format::MapNode>()[i];
-        if (number == 0) continue;
-        Inode* inode = find(number);
-        if (inode == nullptr || is_reserved(number) || inode->listed || !inode->entries.empty() || inode->link_count != 0)
-          wrong.push_back(at.value * kOrphansPerBlock + i);
-        else
-          inode->listed = true;
-      }
-      return {};
-    }));
+    TRY(for_each_block(data_fork(list, LeafKind::kOrphans), BlockType::kOrphans,
+                       [&](FileBlock at, const Block& block) -> Result<> {
+                         for (std::uint64_t i = 0; i < kOrphansPerBlock; ++i) {
+                           const std::uint64_t number = block.as<format::MapNode>()[i];
+                           if (number == 0) continue;
+                           Inode* inode = find(number);
+                           if (inode == nullptr || is_reserved(number) || inode->listed || !inode->entries.empty() ||
+                               inode->link_count != 0)
+                             wrong.push_back(at.value * kOrphansPerBlock + i);
+                           else
+                             inode->listed = true;
+                         }
+                         return {};
+                       }));
     for (const std::uint64_t index : wrong)
       TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
         if (TRY(state_.own_orphans(transaction))) return Step::kAgain;
         InodeRecord* record = TRY(state_.table.edit(transaction, format::kOrphansInode));
-        Block* block = TRY(edit_leaf(transaction, edit_data_fork(*record, LeafKind::kOrphans), FileBlock(index / kOrphansPerBlock), services_.graveyard));
+        Block* block = TRY(edit_leaf(transaction, edit_data_fork(*record, LeafKind::kOrphans),
+                                     FileBlock(index / kOrphansPerBlock), services_.graveyard));
         block->as<format::MapNode>()[index % kOrphansPerBlock] = 0;
         return Step::kDone;
       }));
     if (wrong.empty()) return {};
-    add(format::kOrphansInode.value, std::to_string(wrong.size()) + " inodes that are none were taken from the orphan list");
+    add(format::kOrphansInode.value,
+        std::to_string(wrong.size()) + " inodes that are none were taken from the orphan list");
     state_.orphan_index.clear();
     state_.orphan_gaps.clear();
     return state_.load_orphans();
   }
 
-  // --- shape -------------------------------------------------------------------------------------------------------------
+  // --- shape
+  // -------------------------------------------------------------------------------------------------------------
 
   Result<> add_reserved(InodeNumber number, std::uint32_t mode) {
     const auto present = state_.table.read(reader(), number);
-    if (present || present.error().code != ErrorCode::kStale) return present ? Result<>{} : Result<>(std::unexpected(present.error()));
+    if (present || present.error().code != ErrorCode::kStale)
+      return present ? Result<>{} : Result<>(std::unexpected(present.error()));
     TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, number))) return Step::kAgain;
       InodeRecord* record = TRY(state_.table.occupy(transaction, number));
@@ -231,7 +245,8 @@ class VolumeRepair {
       if (!inode.is_directory() || inode.entries.size() < 2) continue;
       const auto way = found.find(number);
       Link keep = way == found.end() ? inode.entries.front() : way->second;
-      if (std::ranges::find(inode.entries, inode.parent) != inode.entries.end() && leads_to_root(inode.parent.directory, number, found))
+      if (std::ranges::find(inode.entries, inode.parent) != inode.entries.end() &&
+          leads_to_root(inode.parent.directory, number, found))
         keep = inode.parent;
       inode.entries = {keep};
     }
@@ -254,7 +269,9 @@ class VolumeRepair {
         const Link here{directory, entry.cookie};
         if (inode == nullptr || is_reserved(entry.inode)) {
           TRY(remove_entry(here));
-          actions_.add_loss(BlockNumber(0), where(directory), "an entry was removed: it led to inode " + std::to_string(entry.inode) + ", which is not in use");
+          actions_.add_loss(
+              BlockNumber(0), where(directory),
+              "an entry was removed: it led to inode " + std::to_string(entry.inode) + ", which is not in use");
           continue;
         }
         if (inode->is_directory() && std::ranges::find(inode->entries, here) == inode->entries.end()) {
@@ -274,13 +291,17 @@ class VolumeRepair {
   Result<> edit_entry(const Link& at, FunctionRef<Result<>(Transaction&, InodeRecord&)> edit) {
     return change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       const InodeNumber directory(at.directory);
-      if (TRY(state_.own_inode(transaction, directory)) || TRY(state_.own_directory_block(transaction, directory, at.cookie))) return Step::kAgain;
+      if (TRY(state_.own_inode(transaction, directory)) ||
+          TRY(state_.own_directory_block(transaction, directory, at.cookie)))
+        return Step::kAgain;
       TRY(edit(transaction, *TRY(state_.table.edit(transaction, directory))));
       return Step::kDone;
     });
   }
   Result<> remove_entry(const Link& at) {
-    return edit_entry(at, [&](Transaction& transaction, InodeRecord& directory) { return erase_entry(transaction, directory, at.cookie, services_.graveyard); });
+    return edit_entry(at, [&](Transaction& transaction, InodeRecord& directory) {
+      return erase_entry(transaction, directory, at.cookie, services_.graveyard);
+    });
   }
   Result<> correct_type(const Link& at, std::uint64_t inode, std::uint8_t type) {
     return edit_entry(at, [&](Transaction& transaction, InodeRecord& directory) {
@@ -316,7 +337,8 @@ class VolumeRepair {
       for (const Entry& entry : entries->second) {
         const Inode* child = find(entry.inode);
         // Only by the one entry that stays.
-        if (child != nullptr && child->is_directory() && std::ranges::find(child->entries, Link{number, entry.cookie}) != child->entries.end())
+        if (child != nullptr && child->is_directory() &&
+            std::ranges::find(child->entries, Link{number, entry.cookie}) != child->entries.end())
           pending.push_back(entry.inode);
       }
     }
@@ -358,14 +380,18 @@ class VolumeRepair {
     if (!index_) index_ = TRY(DirectoryIndex::build(reader(), record));
     while (TRY(find_entry(reader(), record, *index_, name))) name += "_";
     TRY(add_entry(directory, *index_, name, number, inode.type));
-    add(number, "it had no name: found again as " + std::string(volume_ == kVolumeZero ? "volume " : "/lost+found/") + name);
+    add(number,
+        "it had no name: found again as " + std::string(volume_ == kVolumeZero ? "volume " : "/lost+found/") + name);
     return {};
   }
 
-  Result<> add_entry(InodeNumber directory, DirectoryIndex& index, const std::string& name, std::uint64_t inode, std::uint8_t type) {
+  Result<> add_entry(InodeNumber directory, DirectoryIndex& index, const std::string& name, std::uint64_t inode,
+                     std::uint8_t type) {
     const DirectoryPosition position = index.find_room(granules_for(name.size()));
     TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(state_.own_inode(transaction, directory)) || TRY(state_.own_directory_block(transaction, directory, position))) return Step::kAgain;
+      if (TRY(state_.own_inode(transaction, directory)) ||
+          TRY(state_.own_directory_block(transaction, directory, position)))
+        return Step::kAgain;
       InodeRecord* record = TRY(state_.table.edit(transaction, directory));
       TRY(write_entry(transaction, *record, position, name, InodeNumber(inode), type, services_.graveyard));
       return Step::kDone;
@@ -390,7 +416,8 @@ class VolumeRepair {
     const DirectoryPosition position = index->find_room(granules_for(name.size()));
     InodeNumber made;
     TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(state_.own_inode(transaction, format::kRootInode)) || TRY(state_.own_directory_block(transaction, format::kRootInode, position)))
+      if (TRY(state_.own_inode(transaction, format::kRootInode)) ||
+          TRY(state_.own_directory_block(transaction, format::kRootInode, position)))
         return Step::kAgain;
       made = TRY(state_.table.find_free(transaction));
       if (TRY(state_.own_inode(transaction, made))) return Step::kAgain;
@@ -412,33 +439,42 @@ class VolumeRepair {
     return made;
   }
 
-  // --- counts and links upwards --------------------------------------------------------------------------------------------
+  // --- counts and links upwards
+  // --------------------------------------------------------------------------------------------
 
   Result<> correct_counts(std::uint64_t number, const Inode& inode) {
     if (is_reserved(number) && number != format::kRootInode.value) return {};
     const bool root = number == format::kRootInode.value;
-    const std::uint64_t links = inode.is_directory() && (root || !inode.entries.empty()) ? 2 + inode.subdirectories : inode.entries.size();
+    const std::uint64_t links =
+        inode.is_directory() && (root || !inode.entries.empty()) ? 2 + inode.subdirectories : inode.entries.size();
     Link parent = inode.parent;
     std::vector<Link> further;
     if (!root && !inode.entries.empty()) {
       if (std::ranges::find(inode.entries, parent) == inode.entries.end()) parent = inode.entries.front();
-      if (!inode.is_directory()) std::ranges::copy_if(inode.entries, std::back_inserter(further), [&](const Link& link) { return link != parent; });
+      if (!inode.is_directory())
+        std::ranges::copy_if(inode.entries, std::back_inserter(further),
+                             [&](const Link& link) { return link != parent; });
     }
     if (inode.link_count == links && parent == inode.parent && further == inode.further) return {};
     TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(state_.own_inode(transaction, InodeNumber(number))) || TRY(state_.own_attributes(transaction, InodeNumber(number)))) return Step::kAgain;
+      if (TRY(state_.own_inode(transaction, InodeNumber(number))) ||
+          TRY(state_.own_attributes(transaction, InodeNumber(number))))
+        return Step::kAgain;
       InodeRecord* record = TRY(state_.table.edit(transaction, InodeNumber(number)));
       record->link_count = static_cast<std::uint32_t>(links);
       record->parent = parent.directory;
       record->parent_cookie = parent.cookie;
       if (further == inode.further) return Step::kDone;
       AttributeList list = TRY(AttributeList::read(transaction, *record));
-      for (const Link& link : inode.further) list.remove(format::AttributeSpace::kParent, AttributeList::parent_name(link.directory, link.cookie));
-      for (const Link& link : further) list.set(format::AttributeSpace::kParent, AttributeList::parent_name(link.directory, link.cookie), {});
+      for (const Link& link : inode.further)
+        list.remove(format::AttributeSpace::kParent, AttributeList::parent_name(link.directory, link.cookie));
+      for (const Link& link : further)
+        list.set(format::AttributeSpace::kParent, AttributeList::parent_name(link.directory, link.cookie), {});
       TRY(list.write(transaction, *record, services_.graveyard));
       return Step::kDone;
     }));
-    if (inode.link_count != links) add(number, "link count corrected from " + std::to_string(inode.link_count) + " to " + std::to_string(links));
+    if (inode.link_count != links)
+      add(number, "link count corrected from " + std::to_string(inode.link_count) + " to " + std::to_string(links));
     if (parent != inode.parent || further != inode.further) add(number, "the links to its directories were corrected");
     return {};
   }
@@ -458,21 +494,23 @@ Result<std::vector<VolumeNumber>> all_volumes(Store& store) {
   BlockReader& reader = store.metadata();
   const Fork table = TRY(InodeTable::root(reader, kVolumeZero));
   Result<> outcome;
-  TRY(for_each_segment(reader, table, {FileBlock(0), std::min(table.capacity(), kMaximumFileBlocks - 1)}, [&](const Segment& segment) {
-    for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count; ++i) {
-      const auto block = reader.read(segment.entry.block() + i, BlockType::kInodes);
-      if (!block) {
-        outcome = std::unexpected(block.error());
-        return false;
-      }
-      for (std::uint64_t k = 0; k < format::kInodesPerBlock; ++k) {
-        const InodeNumber number((segment.range.first.value + i) * format::kInodesPerBlock + k);
-        const InodeRecord& record = (*block)->as<format::InodeBlock>().inodes[k];
-        if (record.mode != 0 && number >= format::kFirstInode && has_flag(record, InodeFlag::kVolume)) volumes.push_back(number);
-      }
-    }
-    return true;
-  }));
+  TRY(for_each_segment(
+      reader, table, {FileBlock(0), std::min(table.capacity(), kMaximumFileBlocks - 1)}, [&](const Segment& segment) {
+        for (std::uint64_t i = 0; segment.entry.present() && i < segment.range.count; ++i) {
+          const auto block = reader.read(segment.entry.block() + i, BlockType::kInodes);
+          if (!block) {
+            outcome = std::unexpected(block.error());
+            return false;
+          }
+          for (std::uint64_t k = 0; k < format::kInodesPerBlock; ++k) {
+            const InodeNumber number((segment.range.first.value + i) * format::kInodesPerBlock + k);
+            const InodeRecord& record = (*block)->as<format::InodeBlock>().inodes[k];
+            if (record.mode != 0 && number >= format::kFirstInode && has_flag(record, InodeFlag::kVolume))
+              volumes.push_back(number);
+          }
+        }
+        return true;
+      }));
   TRY(outcome);
   return volumes;
 }
@@ -485,7 +523,9 @@ Result<> enter_bad_data(Store& store, Actions& actions) {
   constexpr std::size_t kMaximumBlocks = 1'000'000;
   const std::uint64_t end = store.superblock().pool_bytes;
   for (const BadRange& range : *ranges)
-    for (std::uint64_t at = range.offset_bytes; at < std::min(end, range.offset_bytes + range.length_bytes) && masks.size() < kMaximumBlocks; at += kSectorBytes)
+    for (std::uint64_t at = range.offset_bytes;
+         at < std::min(end, range.offset_bytes + range.length_bytes) && masks.size() < kMaximumBlocks;
+         at += kSectorBytes)
       masks[at / kBlockBytes] |= static_cast<std::uint8_t>(1u << (at % kBlockBytes / kSectorBytes));
   const LockGuard guard(store.mutex);
   for (const auto& [block, mask] : masks) {

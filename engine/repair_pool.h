@@ -1,5 +1,5 @@
-// What the steps of a repair share: the pool as blocks, chunks and journal, without a Store, which opens sound pools only;
-// and the list of what was done.
+// What the steps of a repair share: the pool as blocks, chunks and journal, without a Store, which opens sound pools
+// only; and the list of what was done.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,8 @@ class Actions {
   // Something that the pool held is gone.
   void add_loss(BlockNumber block, std::string where, std::string what);
   std::uint64_t count() const { return report_.action_count; }
+  // False when no more are kept, only counted: nobody will read where it was.
+  bool has_room() const { return report_.actions.size() < RepairReport::kMaximumActions; }
 
  private:
   void add(RepairAction action);
@@ -46,7 +48,8 @@ class RepairPool {
   Metadata metadata;
   Journal journal;
   RawEditor editor;
-  // Blocks of which the chunk's header does not say what they are: its copies are lost, or their descriptor makes no sense.
+  // Blocks of which the chunk's header does not say what they are: its copies are lost, or their descriptor makes no
+  // sense.
   std::set<std::uint64_t> undescribed;
 
   // Commits when much is pending.
@@ -62,13 +65,14 @@ class RepairPool {
 // "map node, block 1234"
 std::string block_place(format::BlockType type, BlockNumber block);
 
-// --- the steps, in their order -------------------------------------------------------------------------------------------
+// --- the steps, in their order
+// -------------------------------------------------------------------------------------------
 
-// repair_superblock.cc: the superblock that describes the pool, written to where its copies belong. kNotAPool and kDamaged
-// if there is nothing to make one from.
+// repair_superblock.cc: the superblock that describes the pool, written to where its copies belong. kNotAPool and
+// kDamaged if there is nothing to make one from.
 Result<format::Superblock> repair_superblock(Medium& medium, Actions& actions);
-// repair_chunks.cc: applies the journal, follows the chain of chunks and closes its gaps. What lost headers described is
-// `undescribed` afterwards.
+// repair_chunks.cc: applies the journal, follows the chain of chunks and closes its gaps. What lost headers described
+// is `undescribed` afterwards.
 Result<> recover_journal(RepairPool& pool);
 Result<> repair_chunks(RepairPool& pool);
 // repair_descriptors.cc: finds out what undescribed blocks are. Writes the headers.

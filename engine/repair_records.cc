@@ -1,6 +1,6 @@
-// The reverse map is made to say what the trees say: by a difference, since most of it is right. Leaves that make no sense
-// or overlap are given back with what they said but the ledger, and what is missing then is put into the others. Each
-// step is a transaction of its own: stopped anywhere, the next run sees the same difference, only smaller.
+// The reverse map is made to say what the trees say: by a difference, since most of it is right. Leaves that make no
+// sense or overlap are given back with what they said but the ledger, and what is missing then is put into the others.
+// Each step is a transaction of its own: stopped anywhere, the next run sees the same difference, only smaller.
 //
 // Space to add a chunk is taken from what the trees say is free, never from what a damaged reverse map says.
 #include <algorithm>
@@ -102,7 +102,8 @@ class Records {
       visit(system_record(chunks[i], format::kChunkBlocks, chunks[i - 1], 0));
   }
 
-  // --- leaves ----------------------------------------------------------------------------------------------------------
+  // --- leaves
+  // ----------------------------------------------------------------------------------------------------------
 
   struct Found {
     RecordKey smallest, largest;
@@ -167,7 +168,8 @@ class Records {
         return {};
       }));
       TRY(commit());
-      pool_.actions.add(block, block_place(BlockType::kReverseLeaf, block), "made no sense or overlapped another: given back, its records made anew");
+      pool_.actions.add(block, block_place(BlockType::kReverseLeaf, block),
+                        "made no sense or overlapped another: given back, its records made anew");
     }
     return {};
   }
@@ -190,7 +192,8 @@ class Records {
     return map_.insert(pool_.editor, wanted);
   }
 
-  // --- the difference --------------------------------------------------------------------------------------------------
+  // --- the difference
+  // --------------------------------------------------------------------------------------------------
 
   Result<> compare(std::uint64_t slice, std::uint64_t slices) {
     std::vector<ReverseRecord> wanted, present;
@@ -227,8 +230,8 @@ class Records {
     return {};
   }
 
-  // Makes a change of the map in the pending transaction. When metadata blocks run out, what was done before is committed
-  // and a chunk is added; and the change is made again.
+  // Makes a change of the map in the pending transaction. When metadata blocks run out, what was done before is
+  // committed and a chunk is added; and the change is made again.
   template <class Change>
   Result<> change(Change make) {
     // A change needs few blocks. Fewer free ones than that may stop it in its middle, where it cannot be undone alone.
@@ -255,14 +258,16 @@ class Records {
     return {};
   }
 
-  // --- room ------------------------------------------------------------------------------------------------------------
+  // --- room
+  // ------------------------------------------------------------------------------------------------------------
 
   // Which stretches of 2 MiB no reference and no bad block touches.
   void find_untouched() {
     touched_.assign(pool_.pool_blocks / format::kChunkBlocks + 1, false);
     const auto touch = [&](const ReverseRecord& record) {
       const std::uint64_t end = std::min(record.first + record.length_blocks, pool_.pool_blocks);
-      for (std::uint64_t at = record.first / format::kChunkBlocks; at * format::kChunkBlocks < end; ++at) touched_[at] = true;
+      for (std::uint64_t at = record.first / format::kChunkBlocks; at * format::kChunkBlocks < end; ++at)
+        touched_[at] = true;
     };
     for_each_wanted(touch);
     pool_.for_each_record([&](BlockNumber, const ReverseRecord& record) {
@@ -274,7 +279,8 @@ class Records {
   Result<> add_chunk() {
     for (std::uint64_t at = touched_.size(); at-- > 0;) {
       const BlockNumber base(at * format::kChunkBlocks);
-      if (touched_[at] || base <= format::kFirstChunk || base.value + format::kChunkBlocks >= pool_.pool_blocks) continue;
+      if (touched_[at] || base <= format::kFirstChunk || base.value + format::kChunkBlocks >= pool_.pool_blocks)
+        continue;
       touched_[at] = true;
       Block block{};
       auto& header = block.as<format::ChunkHeader>();

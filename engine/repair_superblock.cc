@@ -1,5 +1,5 @@
-// The superblock: from either copy, or made anew when both are lost. Journal, first chunk and roots have fixed places in
-// this version; the size follows from the reverse map's record of the last block; only UUID and label are not known.
+// The superblock: from either copy, or made anew when both are lost. Journal, first chunk and roots have fixed places
+// in this version; the size follows from the reverse map's record of the last block; only UUID and label are not known.
 #include <sys/random.h>
 
 #include <cstring>
@@ -49,8 +49,7 @@ std::optional<BlockNumber> recorded_last_block(Medium& medium) {
         if (record.kind == RecordKind::kSystem && record.source == 0 && record.slot == 1 && record.length_blocks == 1)
           found = BlockNumber(record.first);
       });
-      if (found && found->value < medium.block_count() &&
-          found->value >= format::kMinimumPoolBytes / kBlockBytes - 1)
+      if (found && found->value < medium.block_count() && found->value >= format::kMinimumPoolBytes / kBlockBytes - 1)
         return found;
     }
   }

@@ -1,5 +1,5 @@
-// The trees are pruned: references that lead nowhere or to what they cannot lead to are taken from the reverse map if that
-// knows better, else removed; a block that two places of one volume claim stays with the first. What inodes and
+// The trees are pruned: references that lead nowhere or to what they cannot lead to are taken from the reverse map if
+// that knows better, else removed; a block that two places of one volume claim stays with the first. What inodes and
 // directories say of themselves is corrected on the way up, when all below them is sound.
 //
 // Content that several volumes share is changed in place: what is wrong with it is wrong for all of them.
@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "engine/check_paths.h"
 #include "engine/check_trees.h"
 #include "engine/content_from_records.h"
 #include "engine/repair_content.h"
@@ -86,7 +87,8 @@ class Claims {
   std::unordered_set<std::uint64_t> met_;
 };
 
-// --- pruning -----------------------------------------------------------------------------------------------------------
+// --- pruning
+// -----------------------------------------------------------------------------------------------------------
 
 struct Below {
   std::uint64_t leaves = 0;
@@ -109,7 +111,9 @@ class Pruning {
   Result<> run() {
     const auto roots = pool_.editor.read(format::kRootsBlock, BlockType::kRoots);
     if (!roots)
-      return fail(ErrorCode::kDamaged, "the roots block is lost in both copies, and the reverse map does not say what it led to; restore from a backup");
+      return fail(ErrorCode::kDamaged,
+                  "the roots block is lost in both copies, and the reverse map does not say what it led to; restore "
+                  "from a backup");
     generation_limit_ = next_generation_ = (*roots)->as<format::Roots>().generation_limit;
     Visit visit{kVolumeZero};
     InodeRecord zero = (*roots)->as<format::Roots>().volume_zero;
@@ -127,7 +131,9 @@ class Pruning {
   }
 
   const std::unordered_set<std::uint64_t>& suspects() const { return suspects_; }
-  void set_records(std::unordered_map<std::uint64_t, std::vector<ReverseRecord>> records) { records_ = std::move(records); }
+  void set_records(std::unordered_map<std::uint64_t, std::vector<ReverseRecord>> records) {
+    records_ = std::move(records);
+  }
   std::uint64_t highest_generation() const { return highest_generation_; }
   void set_highest_generation(std::uint64_t highest) { highest_generation_ = highest; }
 
@@ -150,11 +156,12 @@ class Pruning {
     Below below = kHole;
   };
 
-  // --- entries -----------------------------------------------------------------------------------------------------------
+  // --- entries
+  // -----------------------------------------------------------------------------------------------------------
 
   // Prunes entries (copies of those in `place`'s block, from its slot on) and what is below.
-  Result<Below> prune_entries(const Visit& visit, const SlotPlace& place, std::span<const std::uint64_t> entries, std::uint8_t log512,
-                              LeafKind kind, FileBlock base) {
+  Result<Below> prune_entries(const Visit& visit, const SlotPlace& place, std::span<const std::uint64_t> entries,
+                              std::uint8_t log512, LeafKind kind, FileBlock base) {
     Below sum;
     for (std::uint64_t i = 0; i < entries.size(); ++i) {
       if (entries[i] == 0) {
@@ -162,14 +169,16 @@ class Pruning {
         continue;
       }
       const SlotPlace slot{place.source, place.type, place.slot + i};
-      const Outcome outcome = TRY(prune_entry(visit, slot, entries[i], log512, kind, base + i * blocks_spanned(log512)));
+      const Outcome outcome =
+          TRY(prune_entry(visit, slot, entries[i], log512, kind, base + i * blocks_spanned(log512)));
       if (outcome.raw != entries[i] && !dry_) TRY(set_slot(pool_.editor, slot, outcome.raw));
       add(sum, outcome.below);
     }
     return sum;
   }
 
-  Result<Outcome> prune_entry(const Visit& visit, const SlotPlace& slot, std::uint64_t raw, std::uint8_t log512, LeafKind kind, FileBlock at) {
+  Result<Outcome> prune_entry(const Visit& visit, const SlotPlace& slot, std::uint64_t raw, std::uint8_t log512,
+                              LeafKind kind, FileBlock at) {
     for (const bool recorded : {false, true}) {
       std::uint64_t candidate = raw;
       if (recorded) {
@@ -182,19 +191,26 @@ class Pruning {
       const auto below = TRY(follow(visit, MapEntry{candidate}, log512, kind, at));
       if (!below) continue;
       if (below->leaves == 0 && !below->anything && !visit.buried) {
-        if (!dry_) pool_.actions.add(slot.source, block_place(slot.type, slot.source), "a reference to a block without content was removed");
+        if (!dry_)
+          pool_.actions.add(slot.source, block_place(slot.type, slot.source),
+                            "a reference to a block without content was removed");
         return Outcome{};
       }
       if ((candidate & format::kEntryFull) != 0 && !below->no_free_inode) {
         candidate &= ~format::kEntryFull;
-        if (!dry_) pool_.actions.add(slot.source, block_place(slot.type, slot.source), "a hint that said full above free inodes was cleared");
+        if (!dry_)
+          pool_.actions.add(slot.source, block_place(slot.type, slot.source),
+                            "a hint that said full above free inodes was cleared");
       } else if (candidate != raw && !dry_) {
-        pool_.actions.add(slot.source, block_place(slot.type, slot.source),
-                          recorded ? "a reference was taken from the reverse map" : "bits without meaning were cleared");
+        pool_.actions.add(
+            slot.source, block_place(slot.type, slot.source),
+            recorded ? "a reference was taken from the reverse map" : "bits without meaning were cleared");
       }
       return Outcome{candidate, *below};
     }
-    if (!dry_) pool_.actions.add_loss(slot.source, block_place(slot.type, slot.source), "a reference that led to nothing of its kind was removed");
+    if (!dry_)
+      pool_.actions.add_loss(slot.source, block_place(slot.type, slot.source),
+                             "a reference that led to nothing of its kind was removed");
     return Outcome{};
   }
 
@@ -237,11 +253,13 @@ class Pruning {
   }
 
   // What is below an entry; nothing if it leads to what it cannot lead to.
-  Result<std::optional<Below>> follow(const Visit& visit, MapEntry entry, std::uint8_t log512, LeafKind kind, FileBlock at) {
+  Result<std::optional<Below>> follow(const Visit& visit, MapEntry entry, std::uint8_t log512, LeafKind kind,
+                                      FileBlock at) {
     if (!entry.present()) return std::nullopt;
     if (entry.is_node()) {
       const BlockDescriptor descriptor = pool_.editor.descriptor(entry.block());
-      if (log512 == 0 || descriptor.type != BlockType::kMapNode || descriptor.level != log512 || descriptor.leaf_kind != kind)
+      if (log512 == 0 || descriptor.type != BlockType::kMapNode || descriptor.level != log512 ||
+          descriptor.leaf_kind != kind)
         return std::nullopt;
       return prune_node(visit, entry.block(), log512, kind, at);
     }
@@ -251,15 +269,18 @@ class Pruning {
     }
     const BlockType type = format::leaf_block_type(kind);
     if (log512 != 0 || pool_.editor.descriptor(entry.block()).type != type) return std::nullopt;
+    if (!visit.buried && at.value >= leaf_limit(kind)) return std::nullopt;
     return prune_leaf(visit, entry.block(), type, at);
   }
 
-  Result<std::optional<Below>> prune_node(const Visit& visit, BlockNumber block, std::uint8_t log512, LeafKind kind, FileBlock at) {
+  Result<std::optional<Below>> prune_node(const Visit& visit, BlockNumber block, std::uint8_t log512, LeafKind kind,
+                                          FileBlock at) {
     if (const auto it = known_.find(block.value); it != known_.end()) return it->second.below;
     const auto content = pool_.editor.read(block, BlockType::kMapNode);
     if (!content) return std::nullopt;
     const format::MapNode entries = (*content)->as<format::MapNode>();  // a copy: it may change
-    const Below below = TRY(prune_entries(visit, {block, BlockType::kMapNode, 0}, entries, static_cast<std::uint8_t>(log512 - 1), kind, at));
+    const Below below = TRY(prune_entries(visit, {block, BlockType::kMapNode, 0}, entries,
+                                          static_cast<std::uint8_t>(log512 - 1), kind, at));
     known_[block.value] = {below};
     if (!dry_) TRY(pool_.commit_if_large());
     return below;
@@ -269,7 +290,8 @@ class Pruning {
     const bool zero = visit.volume == kVolumeZero && !visit.buried;
     if (const auto it = known_.find(block.value); it != known_.end()) {
       // Inodes mean something else in another place.
-      if (type == BlockType::kInodes && !visit.buried && (it->second.at != at.value || it->second.zero != zero)) return std::nullopt;
+      if (type == BlockType::kInodes && !visit.buried && (it->second.at != at.value || it->second.zero != zero))
+        return std::nullopt;
       return it->second.below;
     }
     if (!pool_.editor.read(block, type)) return std::nullopt;
@@ -281,7 +303,8 @@ class Pruning {
     return below;
   }
 
-  // --- inodes ------------------------------------------------------------------------------------------------------------
+  // --- inodes
+  // ------------------------------------------------------------------------------------------------------------
 
   Result<Below> prune_inodes(const Visit& visit, BlockNumber block, FileBlock at) {
     Below below{1, true, false};
@@ -307,21 +330,24 @@ class Pruning {
   Result<> write_inode(const InodePlace& place, const InodeRecord& inode) {
     if (dry_) return {};
     if (place.block == format::kRootsBlock) {
-      TRY(pool_.editor.edit(place.block, BlockType::kRoots))->as<format::Roots>().volume_zero = inode;
+      TRY(pool_.editor.edit(place.block, BlockType::kRoots))
+      ->as<format::Roots>().volume_zero = inode;
       return {};
     }
-    TRY(pool_.editor.edit(place.block, BlockType::kInodes))->as<format::InodeBlock>().inodes[place.index] = inode;
+    TRY(pool_.editor.edit(place.block, BlockType::kInodes))
+    ->as<format::InodeBlock>().inodes[place.index] = inode;
     return {};
   }
 
   Result<InodeRecord> read_inode(const InodePlace& place) {
-    if (place.block == format::kRootsBlock)
-      return TRY(pool_.editor.read(place.block, BlockType::kRoots))->as<format::Roots>().volume_zero;
-    return TRY(pool_.editor.read(place.block, BlockType::kInodes))->as<format::InodeBlock>().inodes[place.index];
+    if (place.block == format::kRootsBlock) return TRY(pool_.editor.read(place.block, BlockType::kRoots))
+    ->as<format::Roots>().volume_zero;
+    return TRY(pool_.editor.read(place.block, BlockType::kInodes))
+    ->as<format::InodeBlock>().inodes[place.index];
   }
 
-  std::string where(const InodePlace& place) const {
-    return "volume " + std::to_string(place.volume.value) + ", inode " + std::to_string(place.number.value);
+  std::string where(const InodePlace& place) {
+    return pool_.actions.has_room() ? checker::Paths(pool_.editor).describe(place.volume, place.number) : "";
   }
 
   // False if it is free afterwards.
@@ -332,12 +358,14 @@ class Pruning {
     if (inode.mode == 0) {
       if (std::memcmp(&inode, &kFree, sizeof inode) == 0) return false;
       // With a generation it was one, and only its mode is gone.
-      if (inode.generation == 0 || !has_levels(inode) || inode.link_count == 0) return drop(place, "the rest of a free inode was cleared", false);
+      if (inode.generation == 0 || !has_levels(inode) || inode.link_count == 0)
+        return drop(place, "the rest of a free inode was cleared", false);
       inode.mode = 0600;
       changes = "mode";
     }
     const auto confirmed = [&] { return is_confirmed(place, inode); };
-    if (!correct_kind(pool_, place, inode, confirmed, changes)) return drop(place, "an inode that cannot be there was removed", true);
+    if (!correct_kind(pool_, place, inode, confirmed, changes))
+      return drop(place, "an inode that cannot be there was removed", true);
     if (inode.generation < kSaneGeneration) highest_generation_ = std::max(highest_generation_, inode.generation);
     if (inode.generation != 0 && inode.generation >= generation_limit_ && generation_limit_ != 0) {
       inode.generation = next_generation_++;
@@ -360,7 +388,9 @@ class Pruning {
       return true;
     }
     if (!checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
-      leaves = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data, static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0))).leaves;
+      leaves = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
+                                 static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)))
+    .leaves;
     TRY(prune_attributes(visit, place, inode));
     return correct(place, leaves, changes);
   }
@@ -410,9 +440,12 @@ class Pruning {
     (void)correct_kind(pool_, place, zero, confirmed, changes);
     if (zero.generation != 0 && zero.generation >= generation_limit_) zero.generation = 0;
     if (std::memcmp(&zero, &before, sizeof zero) != 0) TRY(write_inode(place, zero));
-    const Below below = TRY(prune_entries(visit, volume_zero_place(), zero.data, static_cast<std::uint8_t>(zero.data_level - 1), LeafKind::kInodes, FileBlock(0)));
+    const Below below =
+        TRY(prune_entries(visit, volume_zero_place(), zero.data, static_cast<std::uint8_t>(zero.data_level - 1),
+                          LeafKind::kInodes, FileBlock(0)));
     if (!below.anything && !dry_)
-      return fail(ErrorCode::kDamaged, "the volume table is lost, and nothing says where it was; restore from a backup");
+      return fail(ErrorCode::kDamaged,
+                  "the volume table is lost, and nothing says where it was; restore from a backup");
     TRY(prune_attributes(visit, place, zero));
     TRY(correct(place, below.leaves, changes));
     return {};
@@ -423,19 +456,22 @@ class Pruning {
     const InodeRecord inode = TRY(read_inode(place));
     if (!has_levels(inode)) return {};  // of the dry run
     const LeafKind kind = visit.buried ? LeafKind::kGraveyard : LeafKind::kInodes;
-    const Below below = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data, static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
+    const Below below = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
+                                          static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
     std::string changes;
     TRY(correct(place, below.leaves, changes));
     return {};
   }
 
-  // --- what is buried ----------------------------------------------------------------------------------------------------
+  // --- what is buried
+  // ----------------------------------------------------------------------------------------------------
 
   LeafKind kind_from_block(MapEntry entry) const {
     const BlockDescriptor descriptor = pool_.editor.descriptor(entry.block());
     if (entry.is_node()) return descriptor.leaf_kind;
     const auto type = static_cast<std::uint8_t>(descriptor.type);
-    const bool leaf = type >= static_cast<std::uint8_t>(LeafKind::kInodes) && type <= static_cast<std::uint8_t>(LeafKind::kGraveyard);
+    const bool leaf =
+        type >= static_cast<std::uint8_t>(LeafKind::kInodes) && type <= static_cast<std::uint8_t>(LeafKind::kGraveyard);
     return leaf ? static_cast<LeafKind>(type) : LeafKind::kData;
   }
 
@@ -447,7 +483,8 @@ class Pruning {
     if (kind == LeafKind::kInodes || kind == LeafKind::kGraveyard) kind = LeafKind::kData;
     const auto in_range = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
     if (in_range(inode.data_level) && !checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
-      TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data, static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
+      TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
+                        static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
     if (in_range(inode.attribute_level)) TRY(prune_attributes(visit, place, inode));
     return {};
   }
@@ -465,7 +502,8 @@ class Pruning {
       if (kind != LeafKind::kGraveyard) below = TRY(follow(visit, MapEntry{plain}, log512, kind, FileBlock(0)));
       const std::uint64_t wanted = below ? MapEntry{plain}.with_level(log512).raw : 0;
       if (wanted == entry.raw || dry_) continue;
-      pool_.actions.add(block, block_place(BlockType::kGraveyard, block), "an entry of the graveyard that made no sense was corrected or removed");
+      pool_.actions.add(block, block_place(BlockType::kGraveyard, block),
+                        "an entry of the graveyard that made no sense was corrected or removed");
       TRY(set_slot(pool_.editor, {block, BlockType::kGraveyard, i}, wanted));
     }
     return {};
@@ -476,7 +514,8 @@ class Pruning {
     if (generation_limit_ == 0 && highest_generation_ != 0) limit = highest_generation_ + 1;
     if (limit == generation_limit_) return {};
     constexpr std::uint64_t kBatch = 4096;
-    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().generation_limit = limit + kBatch;
+    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))
+    ->as<format::Roots>().generation_limit = limit + kBatch;
     return {};
   }
 
@@ -501,7 +540,8 @@ Result<> repair_trees(RepairPool& pool) {
   std::unordered_map<std::uint64_t, std::vector<ReverseRecord>> records;
   if (!dry.suspects().empty())
     pool.for_each_record([&](BlockNumber, const ReverseRecord& record) {
-      if (record.kind == format::RecordKind::kTree && dry.suspects().contains(record.source)) records[record.source].push_back(record);
+      if (record.kind == format::RecordKind::kTree && dry.suspects().contains(record.source))
+        records[record.source].push_back(record);
       return true;
     });
   Pruning pruning(pool, false);

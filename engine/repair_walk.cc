@@ -61,22 +61,22 @@ std::vector<TableOfVolume> volume_tables(RepairPool& pool) {
   if (zero.mode == 0 || !has_levels(zero)) return volumes;
   volumes.push_back({kVolumeZero, volume_zero_place(), data_fork(zero, LeafKind::kInodes)});
   std::unordered_set<std::uint64_t> met;
-  for_each_leaf(pool.editor, volume_zero_place(), volumes[0].table,
-                [&](const SlotPlace&, MapEntry entry, bool, FileBlock at) {
-                  if (!pool.metadata.is_described(entry.block()) || !met.insert(entry.block().value).second) return false;
-                  if (entry.is_node()) return true;
-                  const auto block = pool.editor.read(entry.block(), BlockType::kInodes);
-                  if (!block) return false;
-                  for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
-                    const InodeRecord& inode = (*block)->as<format::InodeBlock>().inodes[i];
-                    const InodeNumber number(at.value * format::kInodesPerBlock + i);
-                    if (inode.mode == 0 || !has_levels(inode) ||
-                        !checker::has_flag(inode, format::InodeFlag::kVolume) || number < format::kFirstInode)
-                      continue;
-                    volumes.push_back({number, root_place(entry.block(), i, false), data_fork(inode, LeafKind::kInodes)});
-                  }
-                  return true;
-                });
+  for_each_leaf(
+      pool.editor, volume_zero_place(), volumes[0].table, [&](const SlotPlace&, MapEntry entry, bool, FileBlock at) {
+        if (!pool.metadata.is_described(entry.block()) || !met.insert(entry.block().value).second) return false;
+        if (entry.is_node()) return true;
+        const auto block = pool.editor.read(entry.block(), BlockType::kInodes);
+        if (!block) return false;
+        for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
+          const InodeRecord& inode = (*block)->as<format::InodeBlock>().inodes[i];
+          const InodeNumber number(at.value * format::kInodesPerBlock + i);
+          if (inode.mode == 0 || !has_levels(inode) || !checker::has_flag(inode, format::InodeFlag::kVolume) ||
+              number < format::kFirstInode)
+            continue;
+          volumes.push_back({number, root_place(entry.block(), i, false), data_fork(inode, LeafKind::kInodes)});
+        }
+        return true;
+      });
   return volumes;
 }
 

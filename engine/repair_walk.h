@@ -20,10 +20,9 @@ struct SlotPlace {
   std::uint64_t slot = 0;
 };
 
-// Visits the metadata leaves of a fork whose root begins at `root` (block, and slot of its first entry) in order, map nodes
-// before what is below them (`node`: true). When visit returns false, what is below is not visited.
-using VisitLeaf =
-    FunctionRef<bool(const SlotPlace& place, MapEntry entry, bool node, FileBlock at)>;
+// Visits the metadata leaves of a fork whose root begins at `root` (block, and slot of its first entry) in order, map
+// nodes before what is below them (`node`: true). When visit returns false, what is below is not visited.
+using VisitLeaf = FunctionRef<bool(const SlotPlace& place, MapEntry entry, bool node, FileBlock at)>;
 void for_each_leaf(BlockReader& reader, SlotPlace root, const Fork& fork, VisitLeaf visit);
 
 // The place of a root slot of an inode.

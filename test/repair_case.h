@@ -16,7 +16,8 @@ using Allowed = std::vector<std::string>;
 
 inline bool is_allowed(const std::string& line, const Allowed& allowed) {
   return std::ranges::any_of(allowed, [&](const std::string& prefix) {
-    return line.starts_with("gone: " + prefix) || line.starts_with("changed: " + prefix) || line.starts_with("new: " + prefix);
+    return line.starts_with("gone: " + prefix) || line.starts_with("changed: " + prefix) ||
+           line.starts_with("new: " + prefix);
   });
 }
 
@@ -40,7 +41,8 @@ inline const Dump& good_dump() {
 }
 
 // Checks, repairs, checks, compares. Returns the repaired image.
-inline Image require_repair(const Image& damaged, FindingKind kind, const Allowed& allowed = {}, const std::function<void(DramMedium&)>& prepare = {}) {
+inline Image require_repair(const Image& damaged, FindingKind kind, const Allowed& allowed = {},
+                            const std::function<void(DramMedium&)>& prepare = {}) {
   {
     const CheckReport found = check_image(damaged, prepare);
     INFO(listing(found));
@@ -60,7 +62,8 @@ inline Image require_repair(const Image& damaged, FindingKind kind, const Allowe
   return repaired.image;
 }
 
-inline Image with_inode(std::string_view volume, InodeNumber inode, const std::function<void(format::InodeRecord&)>& change) {
+inline Image with_inode(std::string_view volume, InodeNumber inode,
+                        const std::function<void(format::InodeRecord&)>& change) {
   Image image = repair_image().image;
   const InodeAt where = find_inode(image, volume, inode);
   change(inode_in(image, where, inode));

@@ -14,10 +14,12 @@ namespace daxcow::test {
 
 namespace {
 
-std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
 
-InodeNumber make(Volume& volume, InodeNumber directory, std::string_view name, std::uint32_t mode, std::string_view target = {},
-                 std::uint32_t device = 0) {
+InodeNumber make(Volume& volume, InodeNumber directory, std::string_view name, std::uint32_t mode,
+                 std::string_view target = {}, std::uint32_t device = 0) {
   const auto made = volume.create(directory, name, NewInode{.mode = mode, .device = device, .symlink_target = target});
   REQUIRE(made);
   return made->inode;
@@ -33,7 +35,8 @@ void fill_main(Volume& volume, RepairImage& built) {
   const InodeNumber below = make(volume, built.directory, "b", S_IFDIR | 0755);
   make(volume, below, "deep", S_IFREG | 0600);
   built.file = make(volume, built.directory, "file", S_IFREG | 0644);
-  for (std::uint64_t i = 0; i < 40; ++i) write(volume, built.file, i * 2 * kBlockBytes, std::string(kBlockBytes, static_cast<char>('a' + i % 26)));
+  for (std::uint64_t i = 0; i < 40; ++i)
+    write(volume, built.file, i * 2 * kBlockBytes, std::string(kBlockBytes, static_cast<char>('a' + i % 26)));
   const InodeNumber clone = make(volume, root, "clone", S_IFREG | 0644);
   REQUIRE(volume.clone_range(built.file, 0, clone, 0, 79 * kBlockBytes));
   write(volume, clone, 6 * kBlockBytes, "changed");
@@ -46,7 +49,9 @@ void fill_main(Volume& volume, RepairImage& built) {
   REQUIRE(volume.link(built.linked, below, "three"));
   built.attributed = make(volume, root, "attributed", S_IFREG | 0600);
   for (int i = 0; i < 12; ++i)
-    REQUIRE(volume.set_attribute(built.attributed, "user.colour" + std::to_string(i), bytes_of(std::string(700, static_cast<char>('a' + i))), Volume::SetAttributeMode::kAny));
+    REQUIRE(volume.set_attribute(built.attributed, "user.colour" + std::to_string(i),
+                                 bytes_of(std::string(700, static_cast<char>('a' + i))),
+                                 Volume::SetAttributeMode::kAny));
   REQUIRE(volume.set_attribute(built.file, "user.colour", bytes_of("blue"), Volume::SetAttributeMode::kAny));
   make(volume, root, "short", S_IFLNK | 0777, "a/file");
   built.symlink = make(volume, root, "long", S_IFLNK | 0777, std::string(300, 'l'));
@@ -64,11 +69,13 @@ void describe_inode(Volume& volume, InodeNumber number, const std::string& path,
     return;
   }
   const auto& a = *attributes;
-  std::string text = "mode " + std::to_string(a.mode) + " links " + std::to_string(a.link_count) + " owner " + std::to_string(a.uid) +
-                     ":" + std::to_string(a.gid) + " size " + std::to_string(a.size_bytes) + " device " + std::to_string(a.device) +
-                     " generation " + std::to_string(a.generation) + " blocks " + std::to_string(a.block_count) + " times";
+  std::string text = "mode " + std::to_string(a.mode) + " links " + std::to_string(a.link_count) + " owner " +
+                     std::to_string(a.uid) + ":" + std::to_string(a.gid) + " size " + std::to_string(a.size_bytes) +
+                     " device " + std::to_string(a.device) + " generation " + std::to_string(a.generation) +
+                     " blocks " + std::to_string(a.block_count) + " times";
   // A directory's own change with its entries, which a test of damage to one entry expects.
-  for (const Timestamp time : {a.modification, a.change, a.birth}) text += " " + std::to_string(time.seconds) + "." + std::to_string(time.nanoseconds);
+  for (const Timestamp time : {a.modification, a.change, a.birth})
+    text += " " + std::to_string(time.seconds) + "." + std::to_string(time.nanoseconds);
   if (auto names = volume.list_attributes(number)) {
     std::ranges::sort(*names);
     for (const std::string& name : *names) {
@@ -115,7 +122,8 @@ void with_pool(Image& image, const std::function<void(Pool&)>& use) {
   if (!pool) FAIL(describe(pool.error()));
   use(**pool);
   image = raw->snapshot();
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) at<Block>(image, copy) = Block{};
+  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
+    at<Block>(image, copy) = Block{};
 }
 
 namespace {
@@ -153,7 +161,8 @@ void fill_pool(Pool& pool, RepairImage& made, const std::function<void()>& keep)
 }
 
 void empty_journal(Image& image) {
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) at<Block>(image, copy) = Block{};
+  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
+    at<Block>(image, copy) = Block{};
 }
 
 }  // namespace
@@ -161,7 +170,7 @@ void empty_journal(Image& image) {
 const RepairImage& repair_image() {
   static const RepairImage built = [] {
     RepairImage made;
-    auto medium = DramMedium::create(48ull << 20);
+    auto medium = DramMedium::create(24ull << 20);
     REQUIRE(medium);
     REQUIRE(Pool::format(**medium, FormatOptions{.label = "test", .progress = {}}));
     DramMedium* raw = medium->get();
@@ -271,7 +280,8 @@ Repaired repair_of(const Image& image, RepairMode mode, const std::function<void
 std::string listing(const RepairReport& report) {
   std::string text = "before:\n" + listing(report.before) + "done:\n";
   for (const RepairAction& action : report.actions)
-    text += std::string(action.loss ? "LOSS " : "") + "block " + std::to_string(action.block.value) + " [" + action.where + "] " + action.what + "\n";
+    text += std::string(action.loss ? "LOSS " : "") + "block " + std::to_string(action.block.value) + " [" +
+            action.where + "] " + action.what + "\n";
   return text + "after:\n" + listing(report.after);
 }
 

@@ -1,5 +1,5 @@
-// Images of pools for tests of repair: a builder that puts something of everything into a pool, a dump of all that a user
-// of the pool can see, and places to plant damage in.
+// Images of pools for tests of repair: a builder that puts something of everything into a pool, a dump of all that a
+// user of the pool can see, and places to plant damage in.
 #pragma once
 
 #include <functional>
@@ -16,20 +16,20 @@
 
 namespace daxcow::test {
 
-// A pool that was opened on the image; what it wrote is in the image afterwards, and the journal is empty: what is planted
-// then stays.
+// A pool that was opened on the image; what it wrote is in the image afterwards, and the journal is empty: what is
+// planted then stays.
 void with_pool(Image& image, const std::function<void(Pool&)>& use);
 
 struct RepairImage {
   Image image;
   InodeNumber file, linked, directory, symlink, device, empty, pipe, big, attributed;
 };
-// Volumes "main" and "other", a snapshot of main, clones, links, attributes, directories, symlinks, a device, an orphan, and
-// something in the graveyard. Several metadata chunks.
+// Volumes "main" and "other", a snapshot of main, clones, links, attributes, directories, symlinks, a device, an
+// orphan, and something in the graveyard. Several metadata chunks.
 const RepairImage& repair_image();
 
-// Everything a user can see: by "volume:/path", its kind, owner, times, links, attributes and content. Lost content reads
-// as "lost". The image is not changed.
+// Everything a user can see: by "volume:/path", its kind, owner, times, links, attributes and content. Lost content
+// reads as "lost". The image is not changed.
 using Dump = std::map<std::string, std::string>;
 Dump dump_of(const Image& image);
 // Lines that differ, for people.

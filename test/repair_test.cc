@@ -1,5 +1,5 @@
-// Repair: for each kind of damage the checker names it, repair mends it, a second check finds nothing, and all that was not
-// damaged is as it was.
+// Repair: for each kind of damage the checker names it, repair mends it, a second check finds nothing, and all that was
+// not damaged is as it was.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -148,7 +148,8 @@ TEST_CASE("repair: lost graveyard, orphans, roots", "[repair]") {
 
 TEST_CASE("repair: inode fields", "[repair]") {
   const RepairImage& built = repair_image();
-  const auto file = [&](const std::function<void(format::InodeRecord&)>& change, FindingKind kind, const Allowed& allowed = {}) {
+  const auto file = [&](const std::function<void(format::InodeRecord&)>& change, FindingKind kind,
+                        const Allowed& allowed = {}) {
     require_repair(with_inode("main", built.file, change), kind, allowed);
   };
   file([](auto& inode) { inode.nanoseconds[2] = 1'000'000'000; }, FindingKind::kInode, {"main:/a/file"});
@@ -189,12 +190,15 @@ TEST_CASE("repair: links, parents and orphans", "[repair]") {
   directory([](auto& inode) { inode.size_bytes = 4096; }, FindingKind::kDirectory);
   directory([](auto& inode) { inode.size_bytes += 1; }, FindingKind::kInode);
   directory([](auto& inode) { inode.parent = 99; }, FindingKind::kParent);
-  require_repair(with_inode("main", format::kRootInode, [](auto& inode) { ++inode.link_count; }), FindingKind::kLinkCount);
-  require_repair(with_inode("main", format::kRootInode, [](auto& inode) { inode.mode = S_IFREG | 0755; }), FindingKind::kInode);
+  require_repair(with_inode("main", format::kRootInode, [](auto& inode) { ++inode.link_count; }),
+                 FindingKind::kLinkCount);
+  require_repair(with_inode("main", format::kRootInode, [](auto& inode) { inode.mode = S_IFREG | 0755; }),
+                 FindingKind::kInode);
   require_repair(with_inode("main", format::kOrphansInode, [](auto& inode) { inode = {}; }), FindingKind::kOrphan);
   // What it held cannot be known.
   require_repair(with_inode("main", built.file, [](auto& inode) { inode = {}; }), FindingKind::kDirectory, {"main:/a"});
-  require_repair(with_inode("main", built.empty, [](auto& inode) { inode = {}; }), FindingKind::kDirectory, {"main:/empty", "main:"});
+  require_repair(with_inode("main", built.empty, [](auto& inode) { inode = {}; }), FindingKind::kDirectory,
+                 {"main:/empty", "main:"});
 }
 
 TEST_CASE("repair: directories", "[repair]") {
@@ -239,9 +243,11 @@ TEST_CASE("repair: only what is safe", "[repair]") {
   SECTION("is done") {
     image[byte_offset(format::kRootsBlock) + 9] ^= std::byte{1};
     image[1] ^= std::byte{1};
-    for (const BlockNumber leaf : blocks_of_type(repair_image().image, BlockType::kReverseLeaf)) lose(image, leaf);
+    for (const BlockNumber leaf : blocks_of_type(repair_image().image, BlockType::kReverseLeaf)) {
+      at<format::ReverseLeaf>(image, leaf).reserved[0] = 1;
+      seal(image, leaf);
+    }
     const InodeAt where = find_inode(repair_image().image, "main", repair_image().linked);
-    // Losing leaves is a loss of nothing: all records follow from the trees.
     inode_in(image, where, repair_image().linked).link_count = 9;
     seal(image, where.block);
     const Repaired repaired = repair_of(image, RepairMode::kSafe);
@@ -279,4 +285,122 @@ TEST_CASE("repair: every finding says what is done about it", "[repair]") {
       CHECK(std::string_view(describe(remedy)) != "unknown");
       CHECK(std::string_view(name_of(remedy)) != "unknown");
     }
+}
+
+TEST_CASE("repair: names that are there twice", "[repair]") {
+  const RepairImage& built = repair_image();
+  Image image = built.image;
+  const InodeAt directory = find_inode(image, "main", built.directory);
+  const BlockNumber block = leaf_of(image, data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0));
+  Block& content = at<Block>(image, block);
+  const auto entry_at_granule = [&](std::uint64_t granule) -> format::DirectoryEntry& {
+    return *reinterpret_cast<format::DirectoryEntry*>(content.bytes + granule * format::kGranuleBytes);
+  };
+  auto& first = entry_at_granule(0);
+  auto& second = entry_at_granule(first.granules);
+  REQUIRE(second.granules == first.granules);
+  std::memset(&second + 1, 0, 16);
+  std::memcpy(&second + 1, &first + 1, first.name_bytes);
+  second.name_bytes = first.name_bytes;
+  second.hash = first.hash;
+  seal(image, block);
+  const Dump after =
+      dump_of(require_repair(image, FindingKind::kDirectory,
+                             {"main:/a", "main:/lost+found", "main:", "before:/a", "before:/lost+found", "before:"}));
+  CHECK(after.contains("main:/lost+found/#" + std::to_string(second.inode)));
+  CHECK(after.contains("main:/a/b/deep"));
+}
+
+TEST_CASE("repair: a directory with two entries", "[repair]") {
+  const RepairImage& built = repair_image();
+  Image image = built.image;
+  const InodeAt directory = find_inode(image, "main", built.directory);
+  const BlockNumber block = leaf_of(image, data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0));
+  auto* entry = reinterpret_cast<format::DirectoryEntry*>(at<Block>(image, block).bytes);
+  const std::uint64_t b = entry->inode;
+  entry = reinterpret_cast<format::DirectoryEntry*>(at<Block>(image, block).bytes +
+                                                    entry->granules * format::kGranuleBytes);
+  entry->inode = b;
+  entry->type = S_IFDIR >> 12;
+  seal(image, block);
+  const Dump after =
+      dump_of(require_repair(image, FindingKind::kLinkCount,
+                             {"main:/a", "main:/lost+found", "main:", "before:/a", "before:/lost+found", "before:"}));
+  CHECK(after.contains("main:/a/b/deep"));
+}
+
+TEST_CASE("repair: attributes that make no sense", "[repair]") {
+  const RepairImage& built = repair_image();
+  Image image = built.image;
+  const InodeAt where = find_inode(image, "main", built.attributed);
+  const BlockNumber block = leaf_of(image, attribute_fork(where.record), FileBlock(0));
+  auto& first = *reinterpret_cast<format::AttributeEntry*>(at<Block>(image, block).bytes);
+  SECTION("space") { first.space = static_cast<format::AttributeSpace>(9); }
+  SECTION("name") { reinterpret_cast<char*>(&first + 1)[2] = '\0'; }
+  SECTION("a value that is longer than all") { first.value_bytes = 1u << 31; }
+  SECTION("the same twice") {
+    auto& second = *reinterpret_cast<format::AttributeEntry*>(
+        at<Block>(image, block).bytes + (sizeof first + first.name_bytes + first.value_bytes + 7) / 8 * 8);
+    REQUIRE(second.name_bytes == first.name_bytes);
+    std::memcpy(&second + 1, &first + 1, first.name_bytes);
+  }
+  seal(image, block);
+  require_repair(image, FindingKind::kAttributes, {"main:/attributed", "before:/attributed"});
+}
+
+TEST_CASE("repair: orphans that are none", "[repair]") {
+  Image image = repair_image().image;
+  const InodeNumber number = repair_image().empty;
+  const InodeAt where = find_inode(image, "main", number);
+  SECTION("with a name, listed as deleted") {
+    for (const BlockNumber list : blocks_of_type(image, BlockType::kOrphans)) {
+      at<format::MapNode>(image, list)[300] = number.value;
+      seal(image, list);
+    }
+  }
+  SECTION("a size that its list does not have") {
+    const InodeAt list = find_inode(image, "main", format::kOrphansInode);
+    inode_in(image, list, format::kOrphansInode).size_bytes = 0;
+    seal(image, list.block);
+  }
+  SECTION("no links, but a name") {
+    inode_in(image, where, number).link_count = 0;
+    seal(image, where.block);
+  }
+  require_repair(image, FindingKind::kOrphan);
+}
+
+TEST_CASE("repair: maps that lead everywhere twice take no longer", "[repair]") {
+  const RepairImage& built = repair_image();
+  Image image = built.image;
+  const InodeAt file = find_inode(image, "main", built.file);
+  const BlockNumber node = MapEntry{file.record.data[0]}.block();
+  auto& entries = at<format::MapNode>(image, node);
+  entries.fill(entries[0]);
+  seal(image, node);
+  // A root of the highest level over nodes of each level, each 512 times the one below.
+  std::vector<BlockNumber> spare;
+  BlockNumber base = format::kFirstChunk;
+  while (at<format::ChunkHeader>(image, base).next != 0) base = BlockNumber(at<format::ChunkHeader>(image, base).next);
+  for (std::uint64_t i = 1; i <= format::kChunkPayload && spare.size() < 5; ++i)
+    if (at<format::ChunkHeader>(image, base).blocks[i - 1].type == BlockType::kFree) spare.push_back(base + i);
+  REQUIRE(spare.size() == 5);
+  BlockNumber below = node;
+  for (std::uint8_t level = 2; level <= 6; ++level) {
+    const BlockNumber block = spare[level - 2];
+    at<format::ChunkHeader>(image, base).blocks[block - base - 1] = {BlockType::kMapNode, level,
+                                                                     format::LeafKind::kData, 0, 0};
+    at<format::MapNode>(image, block).fill(MapEntry::node(below).raw);
+    seal(image, block);
+    below = block;
+  }
+  auto& inode = inode_in(image, file, built.file);
+  inode.data.fill(MapEntry::node(below).raw);
+  inode.data_level = 7;
+  inode.size_bytes = ~0ull;
+  seal(image, file.block);
+  const Repaired repaired = repair_of(image);
+  REQUIRE(repaired.report);
+  INFO(listing(*repaired.report));
+  CHECK(repaired.report->clean());
 }

@@ -1,7 +1,7 @@
 // fsck.daxcow: checks a pool that is not mounted, and repairs it when told to.
 //
-// Exit codes are those of fsck(8): 0 nothing wrong, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage, 32
-// interrupted.
+// Exit codes are those of fsck(8): 0 nothing wrong, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong
+// usage, 32 interrupted.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -76,7 +76,8 @@ nlohmann::json json_of(const std::string& pool, const RepairReport& report) {
   nlohmann::json result = json_of(pool, report.after);
   nlohmann::json actions = nlohmann::json::array();
   for (const RepairAction& action : report.actions)
-    actions.push_back({{"block", action.block.value}, {"where", action.where}, {"what", action.what}, {"loss", action.loss}});
+    actions.push_back(
+        {{"block", action.block.value}, {"where", action.where}, {"what", action.what}, {"loss", action.loss}});
   result["found"] = json_of(report.before.findings);
   result["found_count"] = report.before.finding_count;
   result["actions"] = actions;
@@ -88,7 +89,8 @@ nlohmann::json json_of(const std::string& pool, const RepairReport& report) {
 void print_findings(const CheckReport& report, bool verbose, bool remedies) {
   for (const Finding& finding : report.findings) {
     if (finding.severity == Severity::kNote && !verbose) continue;
-    const std::string remedy = remedies && finding.remedy != Remedy::kNone ? std::string(" (") + describe(finding.remedy) + ")" : "";
+    const std::string remedy =
+        remedies && finding.remedy != Remedy::kNone ? std::string(" (") + describe(finding.remedy) + ")" : "";
     std::cout << fmt::format("{}: {}: block {}: {}{}{}{}\n", name_of(finding.severity), daxcow::name_of(finding.kind),
                              finding.block.value, printable(finding.where), finding.where.empty() ? "" : ": ",
                              printable(finding.what), remedy);
@@ -112,8 +114,8 @@ void print_summary(const std::string& pool, const CheckReport& report, bool verb
 
 void print_repair(const RepairReport& report) {
   for (const RepairAction& action : report.actions)
-    std::cout << fmt::format("{}: block {}: {}: {}\n", action.loss ? "repaired with loss" : "repaired", action.block.value,
-                             printable(action.where), printable(action.what));
+    std::cout << fmt::format("{}: block {}: {}: {}\n", action.loss ? "repaired with loss" : "repaired",
+                             action.block.value, printable(action.where), printable(action.what));
   if (report.action_count > report.actions.size())
     std::cout << fmt::format("... and {} more\n", report.action_count - report.actions.size());
 }
@@ -173,7 +175,8 @@ int check_and_repair(const CommandLine& line, const std::string& path, RepairMod
     if (report->action_count != 0 && !report->clean()) print_findings(report->after, verbose, false);
     print_summary(path, report->after, verbose);
     if (report->needs_all)
-      std::cout << "nothing was changed: not all of it can be repaired without losing something; run fsck.daxcow -y " << printable(path) << "\n";
+      std::cout << "nothing was changed: not all of it can be repaired without losing something; run fsck.daxcow -y "
+                << printable(path) << "\n";
   }
   if (!report->clean()) return kErrorsLeft;
   return report->action_count != 0 ? kErrorsCorrected : kSuccess;
@@ -184,7 +187,8 @@ int run(const Arguments& arguments) {
       "fsck.daxcow", "[-n | -p | -y] [-fv] [--json] POOL",
       "Checks every checksum and structure of a pool that is not mounted, and that its reverse map is the set of all\n"
       "references. Writes nothing unless told to: -p repairs what loses nothing, -y everything.\n\n"
-      "Exit code: 0 nothing wrong, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage, 32 interrupted.");
+      "Exit code: 0 nothing wrong, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage, 32 "
+      "interrupted.");
   line.set_exit_codes(kOperationalError, kUsageError);
   line.flag("no,n", "only check (as without an option)");
   line.flag("preen,p", "repair if that loses nothing, else change nothing");
