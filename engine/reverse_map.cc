@@ -369,7 +369,7 @@ Result<> ReverseMap::erase(BlockEditor& editor, const ReverseRecord& record) {
   return state_->merge_if_sparse(editor, changed);
 }
 
-Result<> ReverseMap::replace(BlockEditor& editor, const ReverseRecord& record) {
+Result<> ReverseMap::replace(BlockEditor& editor, const ReverseRecord& before, const ReverseRecord& record) {
   if (const char* fault = fault_of(record, kMaximumPoolBlocks)) return damaged_record(record, fault);
   const RecordKey key = key_of(record);
   const auto owner = state_->index.owner(key);
@@ -381,6 +381,7 @@ Result<> ReverseMap::replace(BlockEditor& editor, const ReverseRecord& record) {
     slot = slot_of(block->as<ReverseLeaf>(), key);
     if (slot == kSlots) return damaged_record(record, "no such reference");
     const ReverseRecord& old = block->as<ReverseLeaf>().records[slot];
+    if (!same(old, before)) return damaged_record(before, "a reference is recorded otherwise");
     if (same(old, record)) return {};
     old_end = end_of(old);
   }

@@ -48,9 +48,9 @@ class ReverseMap {
   Result<> insert(BlockEditor& editor, const format::ReverseRecord& record);
   // Erases the record with this key. kDamaged if there is none, or if it differs from `record` in any field.
   Result<> erase(BlockEditor& editor, const format::ReverseRecord& record);
-  // Replaces a record by one with the same key (a run grew or shrank at its end). kDamaged if there is none, or if the
-  // new one makes no sense.
-  Result<> replace(BlockEditor& editor, const format::ReverseRecord& record);
+  // Replaces a record by one with the same key (a run grew or shrank at its end). kDamaged if there is none, if it differs
+  // from `before` in any field, or if the new one makes no sense.
+  Result<> replace(BlockEditor& editor, const format::ReverseRecord& before, const format::ReverseRecord& record);
   void keep_changes();
   void drop_changes();
 

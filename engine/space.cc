@@ -117,6 +117,8 @@ class Space::Runs {
     return {BlockNumber(first), count};
   }
 
+  // True if no free run reaches beyond `block`.
+  bool lies_below(std::uint64_t block) const { return by_position_.empty() || by_position_.rbegin()->end() <= block; }
   // nullptr if the block is not free.
   Run* containing(std::uint64_t block) {
     const auto next = by_position_.upper_bound(block);
@@ -244,10 +246,32 @@ class Space::Runs {
 Space::Space() : runs_(std::make_unique<Runs>()) {}
 Space::~Space() = default;
 
-void Space::release(BlockRun run) {
-  if (run.count == 0) return;
+std::uint64_t Space::release(BlockRun run) {
   LockGuard lock(mutex_);
-  runs_->add(run);
+  if (run.count != 0 && runs_->lies_below(run.first.value)) {
+    runs_->add(run);
+    return run.count;
+  }
+  std::uint64_t added = 0;
+  for (std::uint64_t from = run.first.value; from < run.end().value;) {
+    if (const Run* free = runs_->containing(from)) {
+      from = free->end();
+      continue;
+    }
+    const Run* const next = runs_->at_or_after(from);
+    const std::uint64_t end = next == nullptr ? run.end().value : std::min(run.end().value, next->first);
+    runs_->add({BlockNumber(from), end - from});
+    added += end - from;
+    from = end;
+  }
+  return added;
+}
+
+bool Space::touches(BlockRun run) const {
+  LockGuard lock(mutex_);
+  if (runs_->containing(run.first.value) != nullptr) return true;
+  const Run* const next = runs_->at_or_after(run.first.value);
+  return next != nullptr && next->first < run.end().value;
 }
 
 BlockRun Space::allocate(BlockNumber goal, std::uint64_t wanted, std::uint64_t keep) {

@@ -22,9 +22,9 @@ class Space {
   Space();
   ~Space();
 
-  // Adds a free run; must not touch any run that is free already (CHECK). Merges with its neighbours. O(log runs); O(1)
-  // where the run lies beyond all others, as in the scan at open.
-  void release(BlockRun run);
+  // Adds a free run. Merges with its neighbours. O(log runs); O(1) where the run lies beyond all others, as in the scan at
+  // open. Returns how many blocks of it were not free before: all of them, but for damage.
+  std::uint64_t release(BlockRun run);
 
   // Takes between 1 and `wanted` contiguous blocks: at `goal` if that is free, else where the most of `wanted` fits
   // (near the goal where there is a choice; a request of 512 blocks or more starts at a multiple of 512 when it can).
@@ -37,6 +37,8 @@ class Space {
   std::vector<BlockRun> withdraw(BlockRun run);
 
   bool is_free(BlockNumber block) const;
+  // True if any block of the run is free.
+  bool touches(BlockRun run) const;
   std::uint64_t free_blocks() const;
   // All free runs, ascending.
   std::vector<BlockRun> free_runs() const;

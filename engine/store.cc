@@ -224,7 +224,19 @@ Result<> Store::scan() {
     return true;
   }));
   free_up_to(pool_blocks);
+  TRY(check_own_blocks());
   take_spare_chunk();
+  return {};
+}
+
+// What no record keeps from being given out as free must not be the pool's own.
+Result<> Store::check_own_blocks() const {
+  const auto free = [this](BlockNumber first, std::uint64_t count) { return space_.touches({first, count}); };
+  bool any = free(format::kSuperblockPrimary, 1) || free(second_superblock(superblock_.pool_bytes / kBlockBytes), 1) ||
+             free(format::kJournalChunk, kChunkBlocks);
+  for (const BlockNumber base : metadata_.chunks()) any |= free(base, kChunkBlocks);
+  if (any && !read_only())
+    return fail(ErrorCode::kDamaged, "the pool's own blocks are recorded as free; run fsck.daxcow");
   return {};
 }
 
@@ -364,13 +376,23 @@ bool Store::holds_data(BlockRun run) const {
   return true;
 }
 
+bool Store::is_free(BlockRun run) const {
+  const bool spare = run.first < spare_chunk_.end() && spare_chunk_.first < run.end();
+  return spare || space_.touches(run);
+}
+
 void Store::release_data(BlockRun run) {
+  const auto release = [this](BlockRun part) {
+    // Freed twice: only a damaged reverse map can bring that about.
+    if (space_.release(part) != part.count)
+      log("blocks " + std::to_string(part.first.value) + " and following were free before they were freed; run fsck.daxcow");
+  };
   for (const auto& [bad, mask] : ledger_.in(run)) {
-    if (bad > run.first) space_.release({run.first, bad - run.first});
+    if (bad > run.first) release({run.first, bad - run.first});
     run = {bad + 1, run.end() - (bad + 1)};
     quarantined({bad, 1});
   }
-  if (run.count != 0) space_.release(run);
+  if (run.count != 0) release(run);
 }
 
 void Store::retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) {

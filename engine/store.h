@@ -93,6 +93,8 @@ class Store {
   // True if the whole run can hold data: inside the pool, and no superblock, journal or metadata chunk. Map entries come
   // from images that may be hostile: asked before anything is read from or stored to where they point.
   bool holds_data(BlockRun run) const;
+  // True if any block of the run is free to be given out (or kept aside for that).
+  bool is_free(BlockRun run) const REQUIRES(mutex);
   // Gives blocks back to the free space; those in the ledger are left to the poison thread.
   void release_data(BlockRun run);
 
@@ -148,6 +150,7 @@ class Store {
   Store(std::unique_ptr<Medium> medium, StoreOptions options, const format::Superblock& superblock);
   Result<> recover();
   Result<> scan();
+  Result<> check_own_blocks() const;
   Result<> renew_superblocks();
   Result<> add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);

@@ -177,12 +177,31 @@ Result<> Transaction::commit() {
   return {};
 }
 
+// A damaged map may lead to blocks that are nobody's, without a record that keeps them. No reference to such a block comes to
+// life by copying a node: the block would be given out to somebody else, and be freed twice in the end.
+Result<> Transaction::check_target(BlockRun run) const {
+  store_.mutex.assert_held();
+  if (!store_.metadata_.in_chunk(run.first)) {
+    if (store_.holds_data(run) && !store_.is_free(run)) return {};
+    return fail(ErrorCode::kDamaged, "a map leads to a block that is free or not for data; run fsck.daxcow");
+  }
+  for (BlockNumber block = run.first; block < run.end(); ++block)
+    if (descriptor(block).type == BlockType::kFree)
+      return fail(ErrorCode::kDamaged, "a map leads to a metadata block that is free; run fsck.daxcow");
+  return {};
+}
+
 Result<> Transaction::apply_changes(const RecordChanges& changes, std::vector<BlockRun>& candidates) {
   ReverseMap& reverse_map = store_.reverse_map_;
   // Inserted before erased, so that a block whose reference only moves is never without one.
-  for (const ReverseRecord& record : changes.inserted) TRY(reverse_map.insert(*this, record));
+  for (const ReverseRecord& record : changes.inserted) {
+    TRY(check_target({BlockNumber(record.first), record.length_blocks}));
+    TRY(reverse_map.insert(*this, record));
+  }
   for (const auto& [before, after] : changes.replaced) {
-    TRY(reverse_map.replace(*this, after));
+    const BlockNumber end = BlockNumber(before.first) + before.length_blocks;
+    if (after.length_blocks > before.length_blocks) TRY(check_target({end, after.length_blocks - before.length_blocks}));
+    TRY(reverse_map.replace(*this, before, after));
     if (after.length_blocks < before.length_blocks)
       candidates.push_back({BlockNumber(after.first + after.length_blocks), before.length_blocks - after.length_blocks});
   }

@@ -76,6 +76,7 @@ class Transaction final : public BlockEditor {
   Result<> update_reverse_map();
   Result<> free_unreferenced(std::vector<BlockRun>& candidates);
   Result<> free_block(BlockNumber block, std::vector<BlockRun>& candidates);
+  Result<> check_target(BlockRun run) const;
   Result<> apply_changes(const RecordChanges& changes, std::vector<BlockRun>& candidates);
   Result<> write_new_blocks();
   void seal_blocks();

@@ -196,7 +196,7 @@ TEST_CASE("reverse map: nothing is found in an empty map") {
   CHECK(map.count_references(editor, BlockNumber(1), 2).value() == 0);
   CHECK(unreferenced(map, editor, run(5, 7)) == std::vector{run(5, 7)});
   CHECK(map.erase(editor, tree(1, 1, 1)).error().code == ErrorCode::kDamaged);
-  CHECK(map.replace(editor, tree(1, 1, 1)).error().code == ErrorCode::kDamaged);
+  CHECK(map.replace(editor, tree(1, 1, 1), tree(1, 2, 1)).error().code == ErrorCode::kDamaged);
   CHECK(map.finish_open());
 }
 
@@ -222,10 +222,11 @@ TEST_CASE("reverse map: records that are there, are not, or differ") {
   CHECK(map.insert(editor, tree(10, 3, 7)).error().code == ErrorCode::kDamaged);
   CHECK(map.erase(editor, tree(10, 3, 7)).error().code == ErrorCode::kDamaged);
   CHECK(map.erase(editor, tree(10, 2, 7, 1)).error().code == ErrorCode::kDamaged);
-  CHECK(map.replace(editor, tree(11, 2, 7)).error().code == ErrorCode::kDamaged);
-  CHECK(map.replace(editor, tree(10, 9, 7)));
+  CHECK(map.replace(editor, tree(11, 2, 7), tree(11, 3, 7)).error().code == ErrorCode::kDamaged);
+  CHECK(map.replace(editor, tree(10, 3, 7), tree(10, 9, 7)).error().code == ErrorCode::kDamaged);
+  CHECK(map.replace(editor, tree(10, 2, 7), tree(10, 9, 7)));
   CHECK(covering(map, editor, run(18, 1)) == std::vector{tree(10, 9, 7)});
-  CHECK(map.replace(editor, tree(10, 1, 7)));
+  CHECK(map.replace(editor, tree(10, 9, 7), tree(10, 1, 7)));
   CHECK(covering(map, editor, run(11, 100)).empty());
   CHECK(map.record_count() == 1);
 }
@@ -276,7 +277,7 @@ TEST_CASE("reverse map: a change of one record changes one line for it and one f
   CHECK(editor.changed_lines() == 2);
   editor.abort();
   map.drop_changes();
-  REQUIRE(map.replace(editor, tree(1000 - 7 * 20, 2, 20)));
+  REQUIRE(map.replace(editor, tree(1000 - 7 * 20, 3, 20), tree(1000 - 7 * 20, 2, 20)));
   CHECK(editor.changed_lines() == 1);
   editor.abort();
   map.drop_changes();
