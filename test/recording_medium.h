@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -23,7 +24,6 @@
 
 #include "engine/bad_range.h"
 #include "engine/medium.h"
-#include "engine/mutex.h"
 #include "engine/types.h"
 
 namespace daxcow::test {
@@ -64,6 +64,7 @@ class Recording {
   void arm();
   // Ends the recording and hands it over.
   Log take_log();
+  std::size_t event_count();  // of the log so far
   // The machine stops: media made before do nothing from now on, so that a pool can be dropped without being closed.
   void cut_power() { power_.fetch_add(1); }
 
@@ -89,7 +90,7 @@ class Recording {
   std::uint32_t thread_index();
 
   std::span<std::byte> memory_;
-  Mutex mutex_;
+  std::mutex mutex_;
   bool armed_ = false;
   std::atomic<std::uint64_t> power_{0};
   Log log_;

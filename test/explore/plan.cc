@@ -1,0 +1,519 @@
+#include "test/explore/plan.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include "engine/check.h"
+#include "engine/format.h"
+#include "engine/schedule.h"
+
+namespace daxcow::test {
+namespace {
+
+constexpr std::uint64_t kPoolBytes = format::kMinimumPoolBytes;
+struct SceneFile {
+  const char* volume;
+  const char* path;
+};
+constexpr std::array<SceneFile, kHandles> kFiles{{{"main", "a"}, {"main", "b"}, {"main", "c"}, {"main", "d/x"}, {"other", "o"}, {"other", "p"}}};
+constexpr std::array<const char*, 9> kNames{"a", "b", "c", "e", "n", "d/x", "d/y", "d/b", "m"};
+constexpr std::array<const char*, 4> kVolumes{"s1", "s2", "s3", "s4"};
+
+Result<InodeNumber> directory_of(Volume& volume, std::string& name) {
+  const auto slash = name.find('/');
+  if (slash == name.npos) return format::kRootInode;
+  const auto directory = TRY(volume.lookup(format::kRootInode, name.substr(0, slash)));
+  name = name.substr(slash + 1);
+  return directory.inode;
+}
+
+Result<> build(Pool& pool, Scene scene) {
+  TRY(pool.create_volume("other"));
+  auto main = TRY(pool.mount("main", false));
+  auto other = TRY(pool.mount("other", false));
+  const auto create = [](Volume& volume, std::string name, std::uint32_t mode) -> Result<InodeNumber> {
+    const InodeNumber directory = TRY(directory_of(volume, name));
+    return TRY(volume.create(directory, name, {.mode = mode, .symlink_target = {}})).inode;
+  };
+  const auto write = [](Volume& volume, InodeNumber inode, std::uint64_t count, std::uint64_t tag) {
+    std::vector<std::byte> bytes(count * kUnitBytes);
+    fill(bytes, tag);
+    return volume.write(inode, 0, bytes);
+  };
+  const InodeNumber a = TRY(create(*main, "a", S_IFREG | 0644));
+  TRY(write(*main, a, 6, 1));
+  const InodeNumber b = TRY(create(*main, "b", S_IFREG | 0644));
+  TRY(write(*main, b, 50, 2));
+  TRY(main->link(b, format::kRootInode, "e"));
+  const InodeNumber c = TRY(create(*main, "c", S_IFREG | 0644));
+  TRY(main->clone_range(a, 0, c, 0, 6 * kUnitBytes));
+  TRY(create(*main, "d", S_IFDIR | 0755));
+  TRY(write(*main, TRY(create(*main, "d/x", S_IFREG | 0644)), 9, 3));
+  const InodeNumber o = TRY(create(*other, "o", S_IFREG | 0644));
+  TRY(main->clone_range_to(a, 0, *other, o, 0, 6 * kUnitBytes));
+  TRY(write(*other, TRY(create(*other, "p", S_IFREG | 0644)), 13, 4));
+  if (scene == Scene::kShared) {
+    TRY(pool.snapshot("main", "s1", true));
+    TRY(pool.snapshot("other", "s2", false));
+  }
+  if (scene == Scene::kFull) {
+    const InodeNumber filler = TRY(create(*other, "filler", S_IFREG | 0644));
+    for (std::uint64_t step = 256, at = 0; step != 0;) {
+      if (TRY(pool.statistics()).data_free_blocks <= step + 6 ||
+          !other->allocate(filler, AllocateMode::kAllocate, at, step * kBlockBytes))
+        step /= 2;
+      else
+        at += step * kBlockBytes;
+    }
+  }
+  return {};
+}
+
+class Maker {
+ public:
+  explicit Maker(std::uint64_t seed) : random_(seed) {}
+
+  Plan make(std::uint64_t seed, unsigned threads) {
+    Plan plan;
+    plan.seed = seed;
+    plan.scene = static_cast<Scene>(below(kScenes));
+    plan.order.seed = random_();
+    static constexpr unsigned kEvery[] = {0, 0, 0, 2, 4, 8, 20, 60};
+    plan.order.switch_every = kEvery[below(8)];
+    plan.order.changes = 1 + below(5);
+    plan.order.length = 200u << below(5);
+    plan.held = !one_in(3);
+    plan.poison = one_in(5);
+    plan.crash = one_in(4);
+    if (threads == 0) threads = 2 + below(3);
+    const unsigned longest = threads == 4 ? 3 : 4;
+    // Each run likes a few kinds of calls, so that they meet.
+    for (unsigned i = 0; i < kKinds; ++i) weights_[i] = one_in(3) ? 1 + below(6) : 0;
+    for (const CallKind kind : {CallKind::kWrite, CallKind::kRead, CallKind::kLease, CallKind::kSnapshot})
+      weights_[static_cast<unsigned>(kind)] += one_in(2) ? 3 : 0;
+    weights_[static_cast<unsigned>(CallKind::kRead)] += 1;
+    if (!plan.poison) weights_[static_cast<unsigned>(CallKind::kPoison)] = 0;
+    else weights_[static_cast<unsigned>(CallKind::kPoison)] = 6;
+    favourite_ = below(kHandles);
+    for (unsigned t = 0; t < threads; ++t) {
+      auto& calls = plan.threads.emplace_back();
+      const unsigned count = 1 + below(longest);
+      private_ = "p" + std::to_string(t);
+      forgotten_ = 0;
+      for (unsigned i = 0; i < count; ++i) {
+        calls.push_back(call(plan));
+        calls.back().thread = t;
+        if (calls.back().kind == CallKind::kCreate && calls.back().name == private_ && i + 1 < count) {
+          // What it has made is its own, and written to.
+          Call next;
+          next.kind = CallKind::kWrite;
+          next.volume = calls.back().volume;
+          next.file = kHandles + t;
+          next.thread = t;
+          next.count = 1 + below(10);
+          next.write = ++write_;
+          calls.push_back(next);
+          ++i;
+        }
+      }
+    }
+    return plan;
+  }
+
+ private:
+  static constexpr unsigned kKinds = static_cast<unsigned>(CallKind::kPoison) + 1;
+  unsigned below(std::uint64_t n) { return static_cast<unsigned>(random_() % n); }
+  bool one_in(unsigned n) { return below(n) == 0; }
+
+  CallKind kind() {
+    unsigned total = 0;
+    for (const unsigned weight : weights_) total += weight;
+    unsigned pick = below(total);
+    for (unsigned i = 0; i < kKinds; ++i) {
+      if (pick < weights_[i]) return static_cast<CallKind>(i);
+      pick -= weights_[i];
+    }
+    return CallKind::kRead;
+  }
+
+  std::size_t file() {
+    for (;;) {
+      const std::size_t one = one_in(2) ? favourite_ : below(kHandles);
+      if ((forgotten_ >> one & 1) == 0) return one;
+      if (forgotten_ == (1u << kHandles) - 1) return one;
+    }
+  }
+  std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
+  std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
+  std::string name() { return kNames[below(one_in(2) ? 4 : kNames.size())]; }
+
+  Call call(const Plan& plan) {
+    Call call;
+    call.kind = kind();
+    if (call.kind == CallKind::kForget && (!plan.held || forgotten_ == (1u << (kHandles - 1)) - 1)) call.kind = CallKind::kRead;
+    call.volume = "main";
+    call.file = file();
+    call.first = offset();
+    call.count = length();
+    switch (call.kind) {
+      case CallKind::kWrite:
+        call.write = ++write_;
+        break;
+      case CallKind::kAppend:
+        call.write = ++write_;
+        call.count = 1 + below(6);
+        call.first = 0;
+        break;
+      case CallKind::kTruncate:
+        call.first = 0;
+        call.count = one_in(3) ? 0 : below(30);
+        break;
+      case CallKind::kClone:
+        call.to_file = file();
+        if (one_in(2)) call.first = call.to_first = 0, call.count = 50;
+        else call.to_first = one_in(4) ? offset() : call.first % kUnitsPerBlock + below(4) * kUnitsPerBlock;
+        if (call.to_file == call.file) {
+          call.first = below(3);
+          call.count = 1 + below(6);
+          call.to_first = call.first + 12;
+        }
+        break;
+      case CallKind::kRead:
+      case CallKind::kLease:
+        if (one_in(2)) call.first = 0, call.count = kMaximumUnits;
+        break;
+      case CallKind::kCreate:
+        call.name = one_in(2) ? private_ : name();
+        call.first = call.count = 0;
+        break;
+      case CallKind::kUnlink:
+      case CallKind::kLink:
+      case CallKind::kLookup:
+        call.name = name();
+        call.first = call.count = 0;
+        break;
+      case CallKind::kRename:
+      case CallKind::kRenameNoReplace:
+      case CallKind::kExchange:
+        call.name = name();
+        call.to_name = name();
+        call.first = call.count = 0;
+        break;
+      case CallKind::kList:
+        call.name = one_in(2) ? "d" : "";
+        call.first = call.count = 0;
+        break;
+      case CallKind::kForget:
+        if (call.file == favourite_ || (forgotten_ >> call.file & 1) != 0) {
+          call.kind = CallKind::kSyncAll;
+          break;
+        }
+        forgotten_ |= 1u << call.file;
+        call.first = call.count = 0;
+        break;
+      case CallKind::kSnapshot:
+        call.volume = one_in(4) ? "other" : "main";
+        call.name = kVolumes[below(4)];
+        call.first = below(2);  // read-only
+        call.count = 0;
+        break;
+      case CallKind::kDelete:
+      case CallKind::kVerify:
+        call.name = kVolumes[below(4)];
+        call.first = call.count = 0;
+        break;
+      case CallKind::kRollback:
+        call.name = kVolumes[below(4)];
+        do {
+          call.to_name = one_in(3) ? "main" : kVolumes[below(4)];
+        } while (call.to_name == call.name);
+        call.first = call.count = 0;
+        break;
+      case CallKind::kPoison:
+        call.count = 0;
+        break;
+      default:
+        break;
+    }
+    if (call.kind == CallKind::kLink)
+      while (kFiles[call.file].volume != std::string("main")) call.file = below(kHandles);
+    return call;
+  }
+
+  std::mt19937_64 random_;
+  std::array<unsigned, kKinds> weights_{};
+  std::size_t favourite_ = 0;
+  unsigned forgotten_ = 0;
+  std::uint64_t write_ = 8;
+  std::string private_;
+};
+
+}  // namespace
+
+const char* name_of(Scene scene) {
+  static const char* const kNamesOfScenes[] = {"plain", "shared", "full"};
+  return kNamesOfScenes[static_cast<unsigned>(scene)];
+}
+
+std::vector<std::byte> make_scene(Scene scene) {
+  std::vector<std::byte> image(kPoolBytes);
+  Recording recording(image);
+  {
+    RecordingMedium medium(recording);
+    CHECK(Pool::format(medium, {.label = name_of(scene), .progress = {}}).has_value());
+  }
+  auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+  CHECK(pool.has_value());
+  if (const auto built = build(**pool, scene); !built) throw std::runtime_error(std::string(name_of(scene)) + ": " + describe(built.error()));
+  (*pool)->settle();
+  pool->reset();
+  return image;
+}
+
+Plan make_plan(std::uint64_t seed, unsigned threads) { return Maker(seed).make(seed, threads); }
+
+std::string Plan::text() const {
+  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (held ? ", files held" : ", files not held") +
+                    (poison ? ", poison" : "") + (crash ? ", crash" : "") + "\n";
+  return all;
+}
+
+// --- the stage ---------------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Stage>> Stage::open(Pool& pool, Recording& recording, const Plan& plan) {
+  std::unique_ptr<Stage> stage(new Stage{pool, recording, {}, {}, {}, {}});
+  for (const char* name : {"main", "other"}) stage->volumes[name] = TRY(pool.mount(name, false));
+  for (const SceneFile& file : kFiles) {
+    Volume& volume = *stage->volumes.at(file.volume);
+    const auto found = TRY(volume.find(file.path));
+    stage->handles.push_back({file.volume, found.inode.value});
+    if (plan.held) volume.remember(found.inode, plan.threads.size());
+  }
+  stage->handles.resize(kHandles + plan.threads.size());
+  return stage;
+}
+
+namespace {
+
+void note(Call& call, const Error& error) {
+  call.error = error.code;
+  call.message = error.message;
+}
+
+template <class T>
+bool answered(Call& call, const Result<T>& result) {
+  if (!result) note(call, result.error());
+  return result.has_value();
+}
+
+Result<std::optional<BlockNumber>> block_at(Volume& volume, InodeNumber inode, FileBlock block) {
+  std::optional<BlockNumber> found;
+  TRY(volume.for_each_extent(inode, block, false, [&](const FileExtent& extent) {
+    if (extent.state == ExtentState::kWritten && extent.start <= block && block < extent.start + extent.count)
+      found = extent.block + (block - extent.start);
+    return false;
+  }));
+  return found;
+}
+
+Result<ModelVolume> read_volume(Pool& pool, const std::string& name) {
+  const auto volume = TRY(pool.mount(name, true));
+  ModelVolume content;
+  for (const std::string directory : {"", "d"}) {
+    const auto at = volume->find(directory);
+    if (!at) continue;
+    std::vector<std::pair<std::string, InodeNumber>> files;
+    TRY(volume->read_directory(at->inode, 0, [&](const DirectoryItem& item) {
+      if (item.type == S_IFREG) files.emplace_back((directory.empty() ? "" : directory + "/") + std::string(item.name), item.inode);
+      return true;
+    }));
+    for (const auto& [path, inode] : files) {
+      const auto attributes = TRY(volume->attributes(inode));
+      content.names[path] = attributes.generation;
+      if (attributes.size_bytes > kMaximumUnits * kUnitBytes) {
+        content.files[attributes.generation] = {};
+        continue;
+      }
+      std::vector<std::byte> bytes(attributes.size_bytes);
+      bytes.resize(TRY(volume->read(inode, 0, std::span(bytes))));
+      content.files[attributes.generation] = {decode(bytes), 0, false};
+    }
+  }
+  return content;
+}
+
+}  // namespace
+
+bool Stage::perform(Call& call) {
+  const bool by_number = call.kind <= CallKind::kSync || call.kind == CallKind::kLink || call.kind == CallKind::kForget || call.kind == CallKind::kPoison;
+  if (by_number) {
+    const Handle& handle = handles[call.file];
+    if (handle.number == 0) return false;
+    call.volume = handle.volume;
+    call.number = handle.number;
+    if (call.kind == CallKind::kClone) {
+      call.to_volume = handles[call.to_file].volume;
+      call.to_number = handles[call.to_file].number;
+      if (call.to_number == 0) return false;
+    }
+  }
+  Volume& volume = *volumes.at(call.volume);
+  const InodeNumber inode(call.number);
+  const std::uint64_t offset = call.first * kUnitBytes, bytes = call.count * kUnitBytes;
+  std::string name = call.name, to_name = call.to_name;
+  std::vector<std::byte> data(call.kind <= CallKind::kLease ? bytes : 0);
+  if (call.kind == CallKind::kWrite || call.kind == CallKind::kAppend) fill(data, call.write);
+  call.log_begin = recording.event_count();
+  call.begin = clock++;
+  // Directories stay where they are.
+  const InodeNumber directory = call.name.starts_with("d/") ? volume.find("d").value().inode : format::kRootInode;
+  const InodeNumber to_directory = call.to_name.starts_with("d/") ? volume.find("d").value().inode : format::kRootInode;
+  if (name.starts_with("d/")) name = name.substr(2);
+  if (to_name.starts_with("d/")) to_name = to_name.substr(2);
+  const auto note_found = [&](const Result<Attributes>& found) {
+    if (!answered(call, found)) return;
+    call.got_number = found->inode.value;
+    call.got_generation = found->generation;
+    call.size = found->size_bytes / kUnitBytes;
+    call.links = found->link_count;
+  };
+  switch (call.kind) {
+    case CallKind::kWrite:
+      answered(call, volume.write(inode, offset, data));
+      break;
+    case CallKind::kAppend:
+      answered(call, volume.write(inode, 0, data, {.append = true}));
+      break;
+    case CallKind::kRead: {
+      const auto got = volume.read(inode, offset, std::span(data));
+      if (answered(call, got)) call.units = decode(std::span(data).first(*got));
+      break;
+    }
+    case CallKind::kLease: {
+      auto lease = volume.read(inode, offset, bytes);
+      if (!answered(call, lease)) break;
+      // As the daemon while the kernel copies: others go on meanwhile.
+      for (int i = 0; i < 6; ++i)
+        if (Scheduler* s = scheduler()) s->pause();
+      data.clear();
+      for (const iovec& piece : lease->pieces()) {
+        const auto* from = static_cast<const std::byte*>(piece.iov_base);
+        data.insert(data.end(), from, from + piece.iov_len);
+        yield_thread();
+      }
+      call.units = decode(data);
+      break;
+    }
+    case CallKind::kTruncate: {
+      AttributeChange change;
+      change.size_bytes = bytes;
+      answered(call, volume.set_attributes(inode, change));
+      break;
+    }
+    case CallKind::kPunch:
+      answered(call, volume.allocate(inode, AllocateMode::kPunch, offset, bytes));
+      break;
+    case CallKind::kZero:
+      answered(call, volume.allocate(inode, AllocateMode::kZero, offset, bytes));
+      break;
+    case CallKind::kZeroKeep:
+      answered(call, volume.allocate(inode, AllocateMode::kZeroKeep, offset, bytes));
+      break;
+    case CallKind::kAllocate:
+      answered(call, volume.allocate(inode, AllocateMode::kAllocate, offset, bytes));
+      break;
+    case CallKind::kClone: {
+      const auto done = volume.clone_range_to(inode, offset, *volumes.at(call.to_volume), InodeNumber(call.to_number), call.to_first * kUnitBytes, bytes);
+      if (answered(call, done)) call.got = *done / kUnitBytes;
+      break;
+    }
+    case CallKind::kAttributes: {
+      const auto found = volume.attributes(inode);
+      if (!answered(call, found)) break;
+      call.size = found->size_bytes / kUnitBytes;
+      call.links = found->link_count;
+      break;
+    }
+    case CallKind::kSync:
+      answered(call, volume.sync(inode));
+      break;
+    case CallKind::kCreate:
+      note_found(volume.create(directory, name, {.mode = S_IFREG | 0644, .symlink_target = {}}));
+      if (!call.error && call.name.starts_with("p")) {
+        volume.remember(InodeNumber(call.got_number));
+        handles[kHandles + call.thread] = {call.volume, call.got_number};
+      }
+      break;
+    case CallKind::kUnlink:
+      answered(call, volume.unlink(directory, name));
+      break;
+    case CallKind::kRename:
+      answered(call, volume.rename(directory, name, to_directory, to_name, RenameMode::kReplace));
+      break;
+    case CallKind::kRenameNoReplace:
+      answered(call, volume.rename(directory, name, to_directory, to_name, RenameMode::kNoReplace));
+      break;
+    case CallKind::kExchange:
+      answered(call, volume.rename(directory, name, to_directory, to_name, RenameMode::kExchange));
+      break;
+    case CallKind::kLink:
+      answered(call, volume.link(inode, directory, name));
+      break;
+    case CallKind::kLookup:
+      note_found(volume.lookup(directory, name));
+      break;
+    case CallKind::kList: {
+      const InodeNumber listed = call.name == "d" ? volume.find("d").value().inode : format::kRootInode;
+      answered(call, volume.read_directory(listed, 0, [&](const DirectoryItem& item) {
+        if (item.type == S_IFREG)
+          call.listed_twice |= !call.listing.emplace((call.name.empty() ? "" : call.name + "/") + std::string(item.name), item.inode.value).second;
+        return true;
+      }));
+      break;
+    }
+    case CallKind::kForget:
+      volume.forget(inode, 1);
+      break;
+    case CallKind::kSnapshot:
+      answered(call, pool.snapshot(call.volume, call.name, (call.first & 1) != 0));
+      break;
+    case CallKind::kDelete:
+      answered(call, pool.delete_volume(call.name));
+      break;
+    case CallKind::kRollback:
+      answered(call, pool.rollback(call.name, call.to_name));
+      break;
+    case CallKind::kVerify: {
+      auto content = read_volume(pool, call.name);
+      if (answered(call, content)) call.content = std::move(*content);
+      break;
+    }
+    case CallKind::kSyncAll:
+      answered(call, volume.sync_all());
+      break;
+    case CallKind::kSettle:
+      pool.settle();
+      break;
+    case CallKind::kScrub:
+      answered(call, pool.scrub({}));
+      break;
+    case CallKind::kPoison: {
+      const auto block = block_at(volume, inode, FileBlock(call.first / kUnitsPerBlock));
+      if (!block || !*block) break;
+      {
+        const std::lock_guard guard(mutex);
+        bad.insert((*block)->value);
+      }
+      recording.inject(**block, (call.first & 1) != 0);
+      break;
+    }
+  }
+  call.end = clock++;
+  call.log_end = recording.event_count();
+  return true;
+}
+
+}  // namespace daxcow::test
