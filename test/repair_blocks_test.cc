@@ -84,7 +84,7 @@ TEST_CASE("repair: lost inode blocks", "[repair]") {
   lose(image, where.block);
   // Owners and times are gone, names, attributes and whole blocks of content are not.
   const Image repaired = require_repair(image, FindingKind::kChecksum, {"main:", "before:"});
-  const Dump before = dump_of(good()), after = dump_of(repaired);
+  const Contents before = contents_of(good()), after = contents_of(repaired);
   for (const std::string path :
        {"main:/a", "main:/a/b", "main:/a/b/deep", "main:/a/file", "main:/empty", "main:/one", "main:/long"}) {
     CAPTURE(path);
@@ -99,7 +99,7 @@ TEST_CASE("repair: all inode blocks lost", "[repair]") {
   Image image = good();
   for (const BlockNumber block : blocks_of_type(image, BlockType::kInodes)) lose(image, block);
   const Image repaired = require_repair(image, FindingKind::kChecksum, {"main", "before", "other"});
-  const Dump after = dump_of(repaired);
+  const Contents after = contents_of(repaired);
   CHECK(after.contains("main:/a/file"));
   CHECK(after.contains("before:/a/file"));
   CHECK(after.contains("other:/many/file 77"));
@@ -112,7 +112,7 @@ TEST_CASE("repair: lost directory blocks", "[repair]") {
   lose(image, leaf_of(image, data_fork(where.record, format::LeafKind::kDirectory), FileBlock(0)));
   const Image repaired =
       require_repair(image, FindingKind::kChecksum, {"main:", "before:/a", "before:/lost+found", "before:"});
-  const Dump before = dump_of(good()), after = dump_of(repaired);
+  const Contents before = contents_of(good()), after = contents_of(repaired);
   const std::string found = "main:/lost+found/#" + std::to_string(built.file.value);
   REQUIRE(after.contains(found));
   CHECK(after.at(found) == before.at("main:/a/file"));
@@ -123,7 +123,7 @@ TEST_CASE("repair: a lost root directory", "[repair]") {
   const InodeAt where = find_inode(image, "main", format::kRootInode);
   lose(image, leaf_of(image, data_fork(where.record, format::LeafKind::kDirectory), FileBlock(0)));
   const Image repaired = require_repair(image, FindingKind::kChecksum, {"main:", "before:"});
-  CHECK(dump_of(repaired).contains("main:/lost+found/#" + std::to_string(repair_image().directory.value) + "/file"));
+  CHECK(contents_of(repaired).contains("main:/lost+found/#" + std::to_string(repair_image().directory.value) + "/file"));
 }
 
 TEST_CASE("repair: a lost volume table", "[repair]") {
@@ -138,7 +138,7 @@ TEST_CASE("repair: a lost volume table", "[repair]") {
   image = good();
   lose(image, block);
   const Image repaired = require_repair(image, FindingKind::kChecksum, {"main", "before", "other", "recovered-"});
-  const Dump after = dump_of(repaired);
+  const Contents after = contents_of(repaired);
   CHECK(std::ranges::any_of(after, [](const auto& item) { return item.first.ends_with(":/many/file 77"); }));
 }
 
@@ -148,8 +148,8 @@ TEST_CASE("repair: lost attributes and symlinks", "[repair]") {
   SECTION("attributes, the second block of three") {
     const InodeAt where = find_inode(image, "main", built.attributed);
     lose(image, leaf_of(image, attribute_fork(where.record), FileBlock(1)));
-    const Dump after =
-        dump_of(require_repair(image, FindingKind::kChecksum, {"main:/attributed", "before:/attributed"}));
+    const Contents after =
+        contents_of(require_repair(image, FindingKind::kChecksum, {"main:/attributed", "before:/attributed"}));
     CHECK(after.at("main:/attributed").find("user.colour1=") != std::string::npos);
   }
   SECTION("further parents") {
@@ -328,7 +328,7 @@ TEST_CASE("repair: the ledger survives", "[repair]") {
   INFO(listing(*repaired.report));
   CHECK(repaired.report->clean());
   CHECK(repaired.report->after.ledger_blocks == 1);
-  CHECK(dump_of(repaired.image).at("main:/big").find("lost") != std::string::npos);
+  CHECK(contents_of(repaired.image).at("main:/big").find("lost") != std::string::npos);
 }
 
 TEST_CASE("repair: bad data that only the device knows", "[repair]") {
@@ -483,8 +483,8 @@ TEST_CASE("repair: circles of directories", "[repair]") {
   record.parent = b.value;
   record.parent_cookie = 0;
   seal(image, in_a.block);
-  const Dump after =
-      dump_of(require_repair(image, FindingKind::kOrphan,
+  const Contents after =
+      contents_of(require_repair(image, FindingKind::kOrphan,
                              {"main:/a", "before:/a", "main:/lost+found", "before:/lost+found", "main:", "before:"}));
   CHECK(after.contains("main:/a/file"));
 }

@@ -11,7 +11,7 @@
 
 namespace daxcow::test {
 
-// What may differ after the repair: entries of the dump whose keys begin so, or new ones.
+// What may differ after the repair: entries of the contents whose keys begin so, or new ones.
 using Allowed = std::vector<std::string>;
 
 inline bool is_allowed(const std::string& line, const Allowed& allowed) {
@@ -35,9 +35,9 @@ inline std::string unexpected_part(const std::string& text, const Allowed& allow
   return rest;
 }
 
-inline const Dump& good_dump() {
-  static const Dump dump = dump_of(repair_image().image);
-  return dump;
+inline const Contents& good_contents() {
+  static const Contents contents = contents_of(repair_image().image);
+  return contents;
 }
 
 // Checks, repairs, checks, compares. Returns the repaired image.
@@ -57,7 +57,7 @@ inline Image require_repair(const Image& damaged, FindingKind kind, const Allowe
   const CheckReport again = check_image(repaired.image);
   INFO("again:\n" << listing(again));
   CHECK(again.finding_count == 0);
-  const std::string rest = unexpected_part(difference(good_dump(), dump_of(repaired.image)), allowed);
+  const std::string rest = unexpected_part(difference(good_contents(), contents_of(repaired.image)), allowed);
   CHECK(rest == "");
   return repaired.image;
 }

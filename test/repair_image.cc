@@ -62,10 +62,10 @@ void fill_main(Volume& volume, RepairImage& built) {
   for (int i = 0; i < 300; i += 3) REQUIRE(volume.unlink(built.directory, "entry number " + std::to_string(i)));
 }
 
-void describe_inode(Volume& volume, InodeNumber number, const std::string& path, Dump& dump, int depth) {
+void describe_inode(Volume& volume, InodeNumber number, const std::string& path, Contents& contents, int depth) {
   const auto attributes = volume.attributes(number);
   if (!attributes) {
-    dump[path] = "unreadable";
+    contents[path] = "unreadable";
     return;
   }
   const auto& a = *attributes;
@@ -101,15 +101,15 @@ void describe_inode(Volume& volume, InodeNumber number, const std::string& path,
       if (!zero) text += " @" + std::to_string(at) + " " + std::to_string(crc32c(0, content));
     }
   }
-  dump[path] = text;
+  contents[path] = text;
   if (!S_ISDIR(a.mode) || depth > 20) return;
   std::vector<std::pair<std::string, InodeNumber>> below;
   const auto listed = volume.read_directory(number, 0, [&](const DirectoryItem& item) {
     if (item.name != "." && item.name != "..") below.emplace_back(item.name, item.inode);
     return true;
   });
-  if (!listed) dump[path] += " listing lost";
-  for (const auto& [name, inode] : below) describe_inode(volume, inode, path + "/" + name, dump, depth + 1);
+  if (!listed) contents[path] += " listing lost";
+  for (const auto& [name, inode] : below) describe_inode(volume, inode, path + "/" + name, contents, depth + 1);
 }
 
 }  // namespace
@@ -184,24 +184,24 @@ const RepairImage& repair_image() {
   return built;
 }
 
-Dump dump_of(const Image& image) {
+Contents contents_of(const Image& image) {
   auto medium = DramMedium::from_image(image);
   REQUIRE(medium);
   auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
   if (!pool) FAIL(describe(pool.error()));
-  Dump dump;
+  Contents contents;
   const auto volumes = (*pool)->volumes();
   REQUIRE(volumes);
   for (const VolumeInfo& info : *volumes) {
     const auto volume = (*pool)->mount(info.name, true);
     if (!volume) FAIL(describe(volume.error()));
-    describe_inode(**volume, format::kRootInode, info.name + ":", dump, 0);
-    dump[info.name] = std::string(info.read_only ? "read-only " : "") + (info.snapshot ? "snapshot " : "");
+    describe_inode(**volume, format::kRootInode, info.name + ":", contents, 0);
+    contents[info.name] = std::string(info.read_only ? "read-only " : "") + (info.snapshot ? "snapshot " : "");
   }
-  return dump;
+  return contents;
 }
 
-std::string difference(const Dump& before, const Dump& after) {
+std::string difference(const Contents& before, const Contents& after) {
   std::string text;
   for (const auto& [path, was] : before) {
     const auto it = after.find(path);

@@ -1,4 +1,4 @@
-// Images of pools for tests of repair: a builder that puts something of everything into a pool, a dump of all that a
+// Images of pools for tests of repair: a builder that puts something of everything into a pool, a look at all that a
 // user of the pool can see, and places to plant damage in.
 #pragma once
 
@@ -30,10 +30,10 @@ const RepairImage& repair_image();
 
 // Everything a user can see: by "volume:/path", its kind, owner, times, links, attributes and content. Lost content
 // reads as "lost". The image is not changed.
-using Dump = std::map<std::string, std::string>;
-Dump dump_of(const Image& image);
+using Contents = std::map<std::string, std::string>;
+Contents contents_of(const Image& image);
 // Lines that differ, for people.
-std::string difference(const Dump& before, const Dump& after);
+std::string difference(const Contents& before, const Contents& after);
 
 // The block of a volume's inode table that holds an inode, and the record in it.
 struct InodeAt {

@@ -91,7 +91,7 @@ void require_crash_safe(const Image& damaged, const Allowed& allowed, std::uint6
   const Repaired whole = repair_of(damaged);
   REQUIRE(whole.report);
   REQUIRE(whole.report->clean());
-  const Dump wanted = dump_of(whole.image);
+  const Contents wanted = contents_of(whole.image);
   for (std::uint64_t drains = 0;; drains += step) {
     const auto [image, stopped] = stopped_repair(damaged, drains, seed + drains);
     if (!stopped) {
@@ -103,7 +103,7 @@ void require_crash_safe(const Image& damaged, const Allowed& allowed, std::uint6
     if (!again.report) FAIL(describe(again.report.error()));
     INFO(listing(*again.report));
     REQUIRE(again.report->clean());
-    REQUIRE(unexpected_part(difference(wanted, dump_of(again.image)), allowed) == "");
+    REQUIRE(unexpected_part(difference(wanted, contents_of(again.image)), allowed) == "");
   }
 }
 
@@ -217,6 +217,6 @@ TEST_CASE("repair: random damage", "[repair]") {
     if (!repaired.report->clean()) FAIL_CHECK(listing(*repaired.report));
     const CheckReport again = check_image(repaired.image);
     if (again.finding_count != 0) FAIL_CHECK("again: " << listing(again));
-    (void)dump_of(repaired.image);
+    (void)contents_of(repaired.image);
   }
 }

@@ -62,7 +62,7 @@ TEST_CASE("repair: both superblocks lost", "[repair]") {
     const Repaired repaired = repair_of(image);
     REQUIRE(repaired.report);
     CHECK(repaired.report->clean());
-    CHECK(difference(good_dump(), dump_of(repaired.image)) == "");
+    CHECK(difference(good_contents(), contents_of(repaired.image)) == "");
   }
   SECTION("the first, in a file that grew") {
     std::memset(image.data(), 0, kBlockBytes);
@@ -71,7 +71,7 @@ TEST_CASE("repair: both superblocks lost", "[repair]") {
     REQUIRE(repaired.report);
     CHECK(repaired.report->clean());
     CHECK(at<format::Superblock>(repaired.image, BlockNumber(0)).uuid == uuid);
-    CHECK(difference(good_dump(), dump_of(repaired.image)) == "");
+    CHECK(difference(good_contents(), contents_of(repaired.image)) == "");
   }
   SECTION("in what is no pool") {
     std::memset(image.data(), 0, image.size());
@@ -256,7 +256,7 @@ TEST_CASE("repair: only what is safe", "[repair]") {
     CHECK(repaired.report->clean());
     CHECK_FALSE(repaired.report->needs_all);
     CHECK(std::ranges::none_of(repaired.report->actions, &RepairAction::loss));
-    CHECK(unexpected_part(difference(good_dump(), dump_of(repaired.image)), {"main:/a/three"}) == "");
+    CHECK(unexpected_part(difference(good_contents(), contents_of(repaired.image)), {"main:/a/three"}) == "");
   }
   SECTION("changes nothing when that is not enough") {
     lose(image, blocks_of_type(image, BlockType::kInodes).front());
@@ -304,8 +304,8 @@ TEST_CASE("repair: names that are there twice", "[repair]") {
   second.name_bytes = first.name_bytes;
   second.hash = first.hash;
   seal(image, block);
-  const Dump after =
-      dump_of(require_repair(image, FindingKind::kDirectory,
+  const Contents after =
+      contents_of(require_repair(image, FindingKind::kDirectory,
                              {"main:/a", "main:/lost+found", "main:", "before:/a", "before:/lost+found", "before:"}));
   CHECK(after.contains("main:/lost+found/#" + std::to_string(second.inode)));
   CHECK(after.contains("main:/a/b/deep"));
@@ -323,8 +323,8 @@ TEST_CASE("repair: a directory with two entries", "[repair]") {
   entry->inode = b;
   entry->type = S_IFDIR >> 12;
   seal(image, block);
-  const Dump after =
-      dump_of(require_repair(image, FindingKind::kLinkCount,
+  const Contents after =
+      contents_of(require_repair(image, FindingKind::kLinkCount,
                              {"main:/a", "main:/lost+found", "main:", "before:/a", "before:/lost+found", "before:"}));
   CHECK(after.contains("main:/a/b/deep"));
 }
