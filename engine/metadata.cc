@@ -16,7 +16,7 @@ using format::kChunkPayload;
 
 Metadata::Metadata(Medium& medium, std::uint64_t cache_bytes)
     : medium_(medium),
-      shard_limit_(std::max<std::size_t>(16, cache_bytes / sizeof(Block) / kShards)),
+      shard_limit_(std::max<std::size_t>(1, cache_bytes / sizeof(Block) / kShards)),
       chunk_slots_(medium.block_count() / kChunkBlocks + 1) {
   chunks_ = std::make_unique<std::atomic<Chunk*>[]>(chunk_slots_);
 }

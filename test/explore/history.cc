@@ -82,7 +82,7 @@ ModelVolume model_of(const DumpedVolume& volume) {
     model.names[path.substr(1)] = inode.generation;
     model.by_number[inode.number] = inode.generation;
     ModelFile& file = model.files[inode.generation];
-    if (inode.size_bytes > kMaximumUnits * kUnitBytes) continue;  // the one that fills the pool
+    if (inode.size_bytes > kLargestFile) continue;  // the one that fills the pool
     file.units.assign(inode.size_bytes / kUnitBytes, 0);
     for (const auto& [block, content] : inode.blocks) {
       const Units units = decode(std::as_bytes(std::span(content)));

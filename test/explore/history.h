@@ -21,7 +21,8 @@
 namespace daxcow::test {
 
 inline constexpr std::uint64_t kUnitBytes = 1024, kUnitsPerBlock = kBlockBytes / kUnitBytes;
-inline constexpr std::uint64_t kMaximumUnits = 64;  // of a file
+inline constexpr std::uint64_t kMaximumUnits = 64;    // of a write or read
+inline constexpr std::uint64_t kLargestFile = 1 << 20;  // in bytes; larger ones only fill the pool
 
 using Unit = std::uint16_t;          // 0: zeros; else write * kMaximumUnits + index
 inline constexpr Unit kTorn = 0xffff;  // not whole, or nothing that was ever written

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <thread>
 
+#include "engine/check.h"
 #include "engine/checker.h"
 #include "test/explore/crash_states.h"
 
@@ -12,8 +13,10 @@ namespace {
 
 constexpr std::size_t kKeptFailures = 20;
 
-Result<std::unique_ptr<Pool>> open_pool(Recording& recording) {
-  return Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+Result<std::unique_ptr<Pool>> open_pool(Recording& recording, bool small_cache = false) {
+  PoolOptions options{.background = false, .log = {}};
+  if (small_cache) options.cache_bytes = options.directory_bytes = 0;
+  return Pool::open(std::make_unique<RecordingMedium>(recording), options);
 }
 
 Observation observe(const Dump& dump) {
@@ -22,8 +25,7 @@ Observation observe(const Dump& dump) {
   return seen;
 }
 
-ModelState start_of(const Dump& dump, const Plan& plan) {
-  ModelState state{observe(dump).volumes};
+ModelState start_of(ModelState state, const Plan& plan) {
   for (auto& [name, volume] : state.volumes)
     for (auto& [id, file] : volume.files) file.held = plan.held ? static_cast<unsigned>(plan.threads.size()) : 0;
   return state;
@@ -71,7 +73,20 @@ void InterleaveTally::add(const InterleaveTally& other) {
 
 std::span<std::byte> Interleaving::load(Scene scene) {
   auto& image = images_[scene];
-  if (image.empty()) image = make_scene(scene);
+  if (!image.empty()) return image;
+  image = make_scene(scene);
+  // Looked up here and not in each run, which begins with a cold cache so.
+  Recording recording(image);
+  recording.arm();
+  {
+    const auto pool = open_pool(recording);
+    CHECK(pool.has_value());
+    const auto content = dump(**pool);
+    CHECK(content.has_value());
+    contents_[scene] = {observe(*content).volumes};
+    recording.cut_power();
+  }
+  recording.take_log().undo(image);
   return image;
 }
 
@@ -98,13 +113,11 @@ bool Interleaving::run(std::uint64_t seed) {
 
 std::string Interleaving::perform(const Plan& plan, Recording& recording, std::vector<Call>& calls) {
   recording.arm();
-  auto pool = open_pool(recording);
+  auto pool = open_pool(recording, plan.small_cache);
   if (!pool) return "does not open: " + describe(pool.error());
   auto stage = Stage::open(**pool, recording, plan);
   if (!stage) return "does not mount: " + describe(stage.error());
-  const auto before = dump(**pool, (*stage)->volumes);
-  if (!before) return "before: " + describe(before.error());
-  const ModelState start = start_of(*before, plan);
+  const ModelState start = start_of(contents_.at(plan.scene), plan);
   const Log opening = recording.take_log();
   recording.arm();
 

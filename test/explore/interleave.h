@@ -15,7 +15,7 @@ namespace daxcow::test {
 struct InterleaveOptions {
   unsigned threads = 0;  // of a run; 0: 2 to 4
   bool free = false;     // threads run as they like, and no order is chosen
-  unsigned crash_states = 24;  // looked at in a run with a crash, about
+  unsigned crash_states = 12;  // looked at in a run with a crash, about
 };
 
 struct InterleaveTally {
@@ -41,6 +41,7 @@ class Interleaving {
 
   InterleaveOptions options_;
   std::map<Scene, std::vector<std::byte>> images_;  // undone after each run
+  std::map<Scene, ModelState> contents_;
   InterleaveTally tally_;
 };
 

@@ -62,7 +62,7 @@ Result<> build(Pool& pool, Scene scene) {
   if (scene == Scene::kFull) {
     const InodeNumber filler = TRY(create(*other, "filler", S_IFREG | 0644));
     for (std::uint64_t step = 256, at = 0; step != 0;) {
-      if (TRY(pool.statistics()).data_free_blocks <= step + 6 ||
+      if (TRY(pool.statistics()).data_free_blocks <= step + 3 ||
           !other->allocate(filler, AllocateMode::kAllocate, at, step * kBlockBytes))
         step /= 2;
       else
@@ -84,10 +84,11 @@ class Maker {
     static constexpr unsigned kEvery[] = {0, 0, 0, 2, 4, 8, 20, 60};
     plan.order.switch_every = kEvery[below(8)];
     plan.order.changes = 1 + below(5);
-    plan.order.length = 200u << below(5);
+    plan.order.length = 100u << below(5);
     plan.held = !one_in(3);
+    plan.small_cache = one_in(3);
     plan.poison = one_in(5);
-    plan.crash = one_in(4);
+    plan.crash = one_in(5);
     if (threads == 0) threads = 2 + below(3);
     const unsigned longest = threads == 4 ? 3 : 4;
     // Each run likes a few kinds of calls, so that they meet.
@@ -98,6 +99,13 @@ class Maker {
     if (!plan.poison) weights_[static_cast<unsigned>(CallKind::kPoison)] = 0;
     else weights_[static_cast<unsigned>(CallKind::kPoison)] = 6;
     favourite_ = below(kHandles);
+    if (!plan.held && one_in(2)) {
+      // A file goes while it is read, and its space is wanted.
+      favourite_ = one_in(3) ? 1 : 3;
+      for (const CallKind kind : {CallKind::kLease, CallKind::kUnlink, CallKind::kWrite, CallKind::kAppend, CallKind::kCreate, CallKind::kSettle})
+        weights_[static_cast<unsigned>(kind)] += kind == CallKind::kLease || kind == CallKind::kUnlink ? 12 : 5;
+      if (one_in(2)) plan.scene = Scene::kFull;
+    }
     for (unsigned t = 0; t < threads; ++t) {
       auto& calls = plan.threads.emplace_back();
       const unsigned count = 1 + below(longest);
@@ -148,7 +156,10 @@ class Maker {
   }
   std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
   std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
-  std::string name() { return kNames[below(one_in(2) ? 4 : kNames.size())]; }
+  std::string name() {
+    if (one_in(2) && kFiles[favourite_].volume == std::string("main")) return kFiles[favourite_].path;
+    return kNames[below(one_in(2) ? 4 : kNames.size())];
+  }
 
   Call call(const Plan& plan) {
     Call call;
@@ -277,6 +288,7 @@ Plan make_plan(std::uint64_t seed, unsigned threads) { return Maker(seed).make(s
 
 std::string Plan::text() const {
   std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (held ? ", files held" : ", files not held") +
+                    (small_cache ? ", small cache" : "") +
                     (poison ? ", poison" : "") + (crash ? ", crash" : "") + "\n";
   return all;
 }
@@ -333,7 +345,7 @@ Result<ModelVolume> read_volume(Pool& pool, const std::string& name) {
     for (const auto& [path, inode] : files) {
       const auto attributes = TRY(volume->attributes(inode));
       content.names[path] = attributes.generation;
-      if (attributes.size_bytes > kMaximumUnits * kUnitBytes) {
+      if (attributes.size_bytes > kLargestFile) {
         content.files[attributes.generation] = {};
         continue;
       }
@@ -396,7 +408,7 @@ bool Stage::perform(Call& call) {
       auto lease = volume.read(inode, offset, bytes);
       if (!answered(call, lease)) break;
       // As the daemon while the kernel copies: others go on meanwhile.
-      for (int i = 0; i < 6; ++i)
+      for (int i = 0; i < 50; ++i)
         if (Scheduler* s = scheduler()) s->pause();
       data.clear();
       for (const iovec& piece : lease->pieces()) {

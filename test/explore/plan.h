@@ -31,6 +31,7 @@ struct Plan {
   Scene scene{};
   Order order;
   bool held = true;  // files are remembered by each thread, as if open; else they go with their names
+  bool small_cache = false;  // of metadata and of directory indexes: most look-ups miss
   bool poison = false;
   bool crash = false;
   std::vector<std::vector<Call>> threads;
