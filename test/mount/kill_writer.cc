@@ -68,6 +68,8 @@ class Writer {
       if (step(version)) continue;
       const int error = errno;
       if (error == ENOTCONN || error == ECONNABORTED || error == EIO || error == ENODEV) return 0;
+      // A write that was cut short, or a path that is gone since the mount was detached: the open directory knows.
+      if (!sync_directory() && errno != ENOSPC) return 0;
       if (options_.full && error == ENOSPC) {
         progress_.operation = Operation::kNone;
         ++progress_.refused;
