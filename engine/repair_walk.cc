@@ -60,9 +60,10 @@ std::vector<TableOfVolume> volume_tables(RepairPool& pool) {
   const InodeRecord& zero = (*roots)->as<format::Roots>().volume_zero;
   if (zero.mode == 0 || !has_levels(zero)) return volumes;
   volumes.push_back({kVolumeZero, volume_zero_place(), data_fork(zero, LeafKind::kInodes)});
+  const Fork table = volumes[0].table;  // a copy: the list grows while this is walked
   std::unordered_set<std::uint64_t> met;
   for_each_leaf(
-      pool.editor, volume_zero_place(), volumes[0].table, [&](const SlotPlace&, MapEntry entry, bool, FileBlock at) {
+      pool.editor, volume_zero_place(), table, [&](const SlotPlace&, MapEntry entry, bool, FileBlock at) {
         if (!pool.metadata.is_described(entry.block()) || !met.insert(entry.block().value).second) return false;
         if (entry.is_node()) return true;
         const auto block = pool.editor.read(entry.block(), BlockType::kInodes);

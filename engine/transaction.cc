@@ -302,8 +302,14 @@ Result<> Transaction::write_new_blocks() {
   for (const auto& [block, dirty] : dirty_) {
     if (!dirty.is_new || dirty.freed) continue;
     any = true;
-    const bool home = store_.medium().store(byte_offset(BlockNumber(block)), dirty.copy->bytes).has_value();
-    const bool mirror = store_.medium().store(byte_offset(Metadata::mirror_of(BlockNumber(block))), dirty.copy->bytes).has_value();
+    const auto store_at = [&](BlockNumber at) { return store_.medium().store(byte_offset(at), dirty.copy->bytes).has_value(); };
+    bool home = store_at(BlockNumber(block)), mirror = store_at(Metadata::mirror_of(BlockNumber(block)));
+    if (!home && !mirror) {  // nobody refers to it yet: the device may make it usable again
+      for (const BlockNumber at : {BlockNumber(block), Metadata::mirror_of(BlockNumber(block))})
+        (void)store_.medium().clear_bad({at, 1});
+      home = store_at(BlockNumber(block));
+      mirror = store_at(Metadata::mirror_of(BlockNumber(block)));
+    }
     if (!home && !mirror) return fail(ErrorCode::kIo, "metadata block " + std::to_string(block) + ": both copies cannot be written");
     if (!home) store_.bad_copy({BlockNumber(block), Copy::kPrimary});
     if (!mirror) store_.bad_copy({BlockNumber(block), Copy::kMirror});

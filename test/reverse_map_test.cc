@@ -282,7 +282,7 @@ TEST_CASE("reverse map: a change of one record changes one line for it and one f
   editor.abort();
   map.drop_changes();
   const std::uint64_t edits = editor.edits;
-  REQUIRE(map.replace(editor, tree(1000 - 7 * 20, 3, 20)));
+  REQUIRE(map.replace(editor, tree(1000 - 7 * 20, 3, 20), tree(1000 - 7 * 20, 3, 20)));
   CHECK_FALSE(map.insert(editor, tree(1000 - 7 * 20, 3, 20)));
   CHECK_FALSE(map.erase(editor, tree(1000 - 7 * 20, 4, 20)));
   CHECK(editor.edits == edits);
@@ -416,7 +416,7 @@ TEST_CASE("reverse map: behaves as a set of records under random transactions") 
         ReverseRecord record = victim->second;
         if (dice == 9 && record.kind != RecordKind::kLedger) {
           record.length_blocks = std::min(1 + random() % 6, kPoolBlocks - record.first);
-          const auto replaced = map->replace(editor, record);
+          const auto replaced = map->replace(editor, victim->second, record);
           failed = !replaced;
           victim->second = record;
           continue;

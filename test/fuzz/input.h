@@ -71,6 +71,7 @@ enum InputFlag : std::uint8_t {
   kMountReadOnly = 4,
   kRepairFirst = 8,
   kSkipWalk = 16,
+  kRepairLast = 64,
   kSkipChecks = 32,  // for speed; then nothing is known of whether the image was clean
 };
 

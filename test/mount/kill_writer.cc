@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/types.h"
 #include "test/mount/mount_fixture.h"
 
 namespace daxcow::test {
