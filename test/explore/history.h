@@ -67,7 +67,7 @@ struct Call {
   std::string volume, to_volume;
   std::size_t file = 0, to_file = 0;  // handles
   std::uint64_t number = 0, to_number = 0;
-  std::string name, to_name;  // names, volumes
+  std::string name, to_name;  // names, volumes. A file created under a name that begins with p stays remembered
   std::uint64_t first = 0, to_first = 0, count = 0;  // units
   std::uint64_t write = 0;
   // What was answered.
@@ -77,7 +77,7 @@ struct Call {
   std::uint64_t size = 0, links = 0, got = 0;            // units
   std::uint64_t got_number = 0, got_generation = 0;
   std::map<std::string, std::uint64_t> listing;          // name -> inode number
-  bool listed_twice = false;
+  std::string wrong;                                     // what no model could explain
   std::optional<ModelVolume> content;
   // When: from one counter; and where in the medium's log.
   std::uint64_t begin = 0, end = 0;

@@ -25,12 +25,6 @@ Observation observe(const Dump& dump) {
   return seen;
 }
 
-ModelState start_of(ModelState state, const Plan& plan) {
-  for (auto& [name, volume] : state.volumes)
-    for (auto& [id, file] : volume.files) file.held = plan.held ? static_cast<unsigned>(plan.threads.size()) : 0;
-  return state;
-}
-
 std::string check_clean(Pool& pool, const char* when) {
   const auto report = check(pool, {.progress = {}});
   if (!report) return std::string(when) + ": check: " + describe(report.error());
@@ -41,6 +35,13 @@ std::string check_clean(Pool& pool, const char* when) {
 }
 
 // Only who owns a bad block may have lost something.
+std::string check_times(const Dump& dump) {
+  for (const auto& [name, volume] : dump.volumes)
+    for (const auto& [path, inode] : volume.names)
+      if (inode.times[1] < inode.times[3] || inode.times[2] < inode.times[3]) return name + ":" + path + " was changed before it was made";
+  return "";
+}
+
 std::string check_losses(const Dump& dump, Stage& stage) {
   for (const auto& [name, volume] : stage.volumes) {
     const auto dumped = dump.volumes.find(name);
@@ -202,6 +203,7 @@ std::string Interleaving::finish(const Plan& plan, Stage& stage, Dump& live) {
   if (!seen) return "dump: " + describe(seen.error());
   live = *seen;
   if (std::string wrong = check_losses(live, stage); !wrong.empty()) return wrong;
+  if (std::string wrong = check_times(live); !wrong.empty()) return wrong;
   return check_clean(stage.pool, "at the end");
 }
 

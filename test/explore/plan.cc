@@ -85,11 +85,11 @@ class Maker {
     plan.order.switch_every = kEvery[below(8)];
     plan.order.changes = 1 + below(5);
     plan.order.length = 100u << below(5);
-    plan.held = !one_in(3);
     plan.small_cache = one_in(3);
     plan.poison = one_in(5);
     plan.crash = one_in(5);
     if (threads == 0) threads = 2 + below(3);
+    threads_ = threads;
     const unsigned longest = threads == 4 ? 3 : 4;
     // Each run likes a few kinds of calls, so that they meet.
     for (unsigned i = 0; i < kKinds; ++i) weights_[i] = one_in(3) ? 1 + below(6) : 0;
@@ -99,9 +99,11 @@ class Maker {
     if (!plan.poison) weights_[static_cast<unsigned>(CallKind::kPoison)] = 0;
     else weights_[static_cast<unsigned>(CallKind::kPoison)] = 6;
     favourite_ = below(kHandles);
-    if (!plan.held && one_in(2)) {
+    if (one_in(4)) {
       // A file goes while it is read, and its space is wanted.
       favourite_ = one_in(3) ? 1 : 3;
+      plan.not_held = favourite_;
+      theme_ = true;
       for (const CallKind kind : {CallKind::kLease, CallKind::kUnlink, CallKind::kWrite, CallKind::kAppend, CallKind::kCreate, CallKind::kSettle})
         weights_[static_cast<unsigned>(kind)] += kind == CallKind::kLease || kind == CallKind::kUnlink ? 12 : 5;
       if (one_in(2)) plan.scene = Scene::kFull;
@@ -114,7 +116,7 @@ class Maker {
       for (unsigned i = 0; i < count; ++i) {
         calls.push_back(call(plan));
         calls.back().thread = t;
-        if (calls.back().kind == CallKind::kCreate && calls.back().name == private_ && i + 1 < count) {
+        if (calls.back().kind == CallKind::kCreate && calls.back().name == private_ && i + 1 < count && one_in(2)) {
           // What it has made is its own, and written to.
           Call next;
           next.kind = CallKind::kWrite;
@@ -147,12 +149,23 @@ class Maker {
     return CallKind::kRead;
   }
 
+  // Not one that this thread has let go.
   std::size_t file() {
+    if (one_in(theme_ ? 3 : 8)) return kHandles + below(threads_);  // what a thread has created, if it has
     for (;;) {
       const std::size_t one = one_in(2) ? favourite_ : below(kHandles);
       if ((forgotten_ >> one & 1) == 0) return one;
-      if (forgotten_ == (1u << kHandles) - 1) return one;
     }
+  }
+  std::size_t held_file(const Plan& plan) {
+    for (;;) {
+      const std::size_t one = file();
+      if (one != plan.not_held) return one;
+    }
+  }
+  static bool only_reads(CallKind kind) {
+    return kind == CallKind::kRead || kind == CallKind::kLease || kind == CallKind::kAttributes || kind == CallKind::kSync ||
+           kind == CallKind::kLink || kind == CallKind::kPoison;
   }
   std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
   std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
@@ -164,9 +177,8 @@ class Maker {
   Call call(const Plan& plan) {
     Call call;
     call.kind = kind();
-    if (call.kind == CallKind::kForget && (!plan.held || forgotten_ == (1u << (kHandles - 1)) - 1)) call.kind = CallKind::kRead;
     call.volume = "main";
-    call.file = file();
+    call.file = only_reads(call.kind) ? file() : held_file(plan);
     call.first = offset();
     call.count = length();
     switch (call.kind) {
@@ -183,7 +195,7 @@ class Maker {
         call.count = one_in(3) ? 0 : below(30);
         break;
       case CallKind::kClone:
-        call.to_file = file();
+        call.to_file = held_file(plan);
         if (one_in(2)) call.first = call.to_first = 0, call.count = 50;
         else call.to_first = one_in(4) ? offset() : call.first % kUnitsPerBlock + below(4) * kUnitsPerBlock;
         if (call.to_file == call.file) {
@@ -218,11 +230,11 @@ class Maker {
         call.first = call.count = 0;
         break;
       case CallKind::kForget:
-        if (call.file == favourite_ || (forgotten_ >> call.file & 1) != 0) {
+        // Two are kept, so that there is something to choose.
+        if (call.file >= kHandles || __builtin_popcount(forgotten_) >= static_cast<int>(kHandles) - 2)
           call.kind = CallKind::kSyncAll;
-          break;
-        }
-        forgotten_ |= 1u << call.file;
+        else
+          forgotten_ |= 1u << call.file;
         call.first = call.count = 0;
         break;
       case CallKind::kSnapshot:
@@ -250,16 +262,17 @@ class Maker {
         break;
     }
     if (call.kind == CallKind::kLink)
-      while (kFiles[call.file].volume != std::string("main")) call.file = below(kHandles);
+      while (call.file < kHandles && kFiles[call.file].volume != std::string("main")) call.file = file();
     return call;
   }
 
   std::mt19937_64 random_;
   std::array<unsigned, kKinds> weights_{};
   std::size_t favourite_ = 0;
-  unsigned forgotten_ = 0;
+  unsigned forgotten_ = 0, threads_ = 0;
   std::uint64_t write_ = 8;
   std::string private_;
+  bool theme_ = false;
 };
 
 }  // namespace
@@ -287,22 +300,30 @@ std::vector<std::byte> make_scene(Scene scene) {
 Plan make_plan(std::uint64_t seed, unsigned threads) { return Maker(seed).make(seed, threads); }
 
 std::string Plan::text() const {
-  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (held ? ", files held" : ", files not held") +
+  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (not_held ? ", " + std::string(kFiles[*not_held].path) + " not held" : "") +
                     (small_cache ? ", small cache" : "") +
                     (poison ? ", poison" : "") + (crash ? ", crash" : "") + "\n";
   return all;
 }
 
+ModelState start_of(ModelState content, const Plan& plan) {
+  for (std::size_t i = 0; i < kHandles; ++i) {
+    ModelVolume& volume = content.volumes.at(kFiles[i].volume);
+    volume.files.at(volume.names.at(kFiles[i].path)).held = i == plan.not_held ? 0 : static_cast<unsigned>(plan.threads.size());
+  }
+  return content;
+}
+
 // --- the stage ---------------------------------------------------------------------------------------------------------
 
 Result<std::unique_ptr<Stage>> Stage::open(Pool& pool, Recording& recording, const Plan& plan) {
-  std::unique_ptr<Stage> stage(new Stage{pool, recording, {}, {}, {}, {}});
+  std::unique_ptr<Stage> stage(new Stage{pool, recording, {}, {}, {}, {}, {}});
   for (const char* name : {"main", "other"}) stage->volumes[name] = TRY(pool.mount(name, false));
   for (const SceneFile& file : kFiles) {
     Volume& volume = *stage->volumes.at(file.volume);
     const auto found = TRY(volume.find(file.path));
     stage->handles.push_back({file.volume, found.inode.value});
-    if (plan.held) volume.remember(found.inode, plan.threads.size());
+    if (stage->handles.size() - 1 != plan.not_held) volume.remember(found.inode, plan.threads.size());
   }
   stage->handles.resize(kHandles + plan.threads.size());
   return stage;
@@ -362,6 +383,7 @@ Result<ModelVolume> read_volume(Pool& pool, const std::string& name) {
 bool Stage::perform(Call& call) {
   const bool by_number = call.kind <= CallKind::kSync || call.kind == CallKind::kLink || call.kind == CallKind::kForget || call.kind == CallKind::kPoison;
   if (by_number) {
+    const std::lock_guard guard(mutex);
     const Handle& handle = handles[call.file];
     if (handle.number == 0) return false;
     call.volume = handle.volume;
@@ -387,6 +409,7 @@ bool Stage::perform(Call& call) {
   if (to_name.starts_with("d/")) to_name = to_name.substr(2);
   const auto note_found = [&](const Result<Attributes>& found) {
     if (!answered(call, found)) return;
+    if (found->modification < found->birth || found->change < found->birth) call.wrong = "it was changed before it was made";
     call.got_number = found->inode.value;
     call.got_generation = found->generation;
     call.size = found->size_bytes / kUnitBytes;
@@ -443,10 +466,8 @@ bool Stage::perform(Call& call) {
       break;
     }
     case CallKind::kAttributes: {
-      const auto found = volume.attributes(inode);
-      if (!answered(call, found)) break;
-      call.size = found->size_bytes / kUnitBytes;
-      call.links = found->link_count;
+      note_found(volume.attributes(inode));
+      call.got_number = call.got_generation = 0;
       break;
     }
     case CallKind::kSync:
@@ -456,6 +477,7 @@ bool Stage::perform(Call& call) {
       note_found(volume.create(directory, name, {.mode = S_IFREG | 0644, .symlink_target = {}}));
       if (!call.error && call.name.starts_with("p")) {
         volume.remember(InodeNumber(call.got_number));
+        const std::lock_guard guard(mutex);
         handles[kHandles + call.thread] = {call.volume, call.got_number};
       }
       break;
@@ -481,7 +503,8 @@ bool Stage::perform(Call& call) {
       const InodeNumber listed = call.name == "d" ? volume.find("d").value().inode : format::kRootInode;
       answered(call, volume.read_directory(listed, 0, [&](const DirectoryItem& item) {
         if (item.type == S_IFREG)
-          call.listed_twice |= !call.listing.emplace((call.name.empty() ? "" : call.name + "/") + std::string(item.name), item.inode.value).second;
+          if (!call.listing.emplace((call.name.empty() ? "" : call.name + "/") + std::string(item.name), item.inode.value).second)
+            call.wrong = std::string(item.name) + " is listed twice";
         return true;
       }));
       break;

@@ -1,9 +1,12 @@
 // What the threads of one run shall do, all of it from one seed.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -30,7 +33,9 @@ struct Plan {
   std::uint64_t seed = 0;
   Scene scene{};
   Order order;
-  bool held = true;  // files are remembered by each thread, as if open; else they go with their names
+  // Files are remembered by each thread, as if it had them open, and what is created by its creator; but this one, which is
+  // only read and goes with its names.
+  std::optional<std::size_t> not_held;
   bool small_cache = false;  // of metadata and of directory indexes: most look-ups miss
   bool poison = false;
   bool crash = false;
@@ -48,11 +53,10 @@ struct Stage {
     std::string volume;
     std::uint64_t number = 0;
   };
-  std::vector<Handle> handles;  // those of the scene, then one for each thread: what it has created
   std::mutex mutex;
+  std::vector<Handle> handles;  // those of the scene, then one for each thread: what it has created; mutex
   std::set<std::uint64_t> bad;  // blocks that went bad; mutex
   std::atomic<std::uint64_t> clock{1};
-  std::uint64_t first_held = 0;
 
   static Result<std::unique_ptr<Stage>> open(Pool& pool, Recording& recording, const Plan& plan);
   // Fills in what is answered. False if there was nothing to do.
@@ -60,5 +64,7 @@ struct Stage {
 };
 // Handles of the scene.
 inline constexpr std::size_t kHandles = 6;
+// What the model knows at the beginning, given what is in the pool.
+ModelState start_of(ModelState content, const Plan& plan);
 
 }  // namespace daxcow::test
