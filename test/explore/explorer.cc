@@ -440,7 +440,7 @@ void Explorer::explore_repair(const Workload& workload, BlockNumber block, Block
   Log log;
   Expected expected;
   if (!run(workload, recording, log, expected)) return;
-  const bool names_may_go = what.find("director") != what.npos || what.find("inodes") != what.npos || what.find("kind 3") != what.npos;
+  const bool names_may_go = what.find("director") != what.npos || what.find("symlink") != what.npos || what.find("inodes") != what.npos || what.find("kind 3") != what.npos;
   for_each_crash(recording.memory(), log, {.exhaustive_lines = 0, .samples = 2}, random, [&](const CrashPoint& point) {
     ++tally_.repaired;
     recording.set_listed(unite(point.bad, {range_of({block, 1}), range_of({mirror, 1})}));
