@@ -7,8 +7,22 @@
 #include <utility>
 
 #include "engine/check.h"
+#include "test/unseen.h"
 
 namespace daxcow::test {
+namespace {
+
+// The threads that meet here must not seem to be ordered by it.
+class Guard {
+ public:
+  explicit Guard(std::mutex& mutex) : lock_(mutex) {}
+
+ private:
+  Unseen unseen_;
+  std::lock_guard<std::mutex> lock_;
+};
+
+}  // namespace
 
 void Log::undo(std::span<std::byte> memory) const {
   for (auto event = events.rbegin(); event != events.rend(); ++event)
@@ -21,25 +35,25 @@ std::size_t Log::drain_count() const {
 }
 
 void Recording::arm() {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   log_ = {};
   log_.bad_before = listed_;
   armed_ = true;
 }
 
 Log Recording::take_log() {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   armed_ = false;
   return std::exchange(log_, {});
 }
 
 std::size_t Recording::event_count() {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   return log_.events.size();
 }
 
 void Recording::inject(BlockNumber block, bool latent) {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   inject_locked(block, latent);
 }
 
@@ -51,7 +65,7 @@ void Recording::inject_locked(BlockNumber block, bool latent) {
 }
 
 void Recording::set_listed(BadRanges bad) {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   listed_ = std::move(bad);
   latent_ = {};
   bad_ = whole_blocks(listed_);
@@ -59,12 +73,12 @@ void Recording::set_listed(BadRanges bad) {
 }
 
 BadRanges Recording::listed() {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   return listed_;
 }
 
 void Recording::inject_at(std::size_t event_count, BlockNumber block) {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   pending_injection_ = {event_count, block};
 }
 
@@ -75,7 +89,7 @@ std::uint32_t Recording::thread_index() {
 
 Result<> Recording::check_access(std::uint64_t offset, std::uint64_t length) {
   CHECK(offset <= memory_.size() && length <= memory_.size() - offset);
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   if (pending_injection_ && log_.events.size() >= pending_injection_->first) {
     inject_locked(pending_injection_->second, false);
     pending_injection_.reset();
@@ -102,7 +116,7 @@ void Recording::store_line(std::uint64_t line, std::uint64_t begin, std::uint64_
 Result<> Recording::store(std::uint64_t offset, const std::byte* from, std::uint64_t length) {
   auto access = check_access(offset, length);
   if (!access) return access;
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   for (std::uint64_t done = 0; done < length;) {
     const std::uint64_t line = (offset + done) / kLineBytes, begin = (offset + done) % kLineBytes;
     const std::uint64_t end = std::min(kLineBytes, begin + length - done);
@@ -113,7 +127,7 @@ Result<> Recording::store(std::uint64_t offset, const std::byte* from, std::uint
 }
 
 Result<> Recording::drain() {
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   if (armed_) log_.events.push_back({Log::Event::Kind::kDrain, thread_index(), 0, 0});
   return {};
 }
@@ -122,7 +136,7 @@ Result<> Recording::drain() {
 Result<> Recording::clear_bad(BlockRun run) {
   const BadRange range = range_of(run);
   CHECK(range.offset_bytes <= memory_.size() && range.length_bytes <= memory_.size() - range.offset_bytes);
-  const std::lock_guard guard(mutex_);
+  const Guard guard(mutex_);
   const BadRanges found = intersect(bad_, {range});
   for (const BadRange& part : found)
     for (std::uint64_t line = part.offset_bytes / kLineBytes; line < (part.offset_bytes + part.length_bytes) / kLineBytes; ++line)
@@ -177,7 +191,7 @@ Result<> RecordingMedium::drain() {
 }
 
 Result<std::vector<BadRange>> RecordingMedium::bad_ranges() {
-  const std::lock_guard guard(recording_.mutex_);
+  const Guard guard(recording_.mutex_);
   return recording_.listed_;
 }
 
@@ -190,7 +204,7 @@ Result<> RecordingMedium::clear_bad(BlockRun run) {
 Result<bool> RecordingMedium::wait_bad_change(int) { return fail(ErrorCode::kUnsupported); }  // no watcher here
 
 void RecordingMedium::note_fault(BlockNumber block) {
-  const std::lock_guard guard(recording_.mutex_);
+  const Guard guard(recording_.mutex_);
   const BadRanges found = intersect(recording_.latent_, {range_of({block, 1})});
   recording_.listed_ = unite(std::move(recording_.listed_), found);
 }

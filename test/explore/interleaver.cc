@@ -10,35 +10,14 @@
 #include <cstdlib>
 #include <thread>
 
-// The hand-over from one thread to the next must not look like synchronisation to the thread sanitizer, or it would see no
-// race at all: relaxed atomics and a bare futex are invisible to it, and it is told to overlook what is done here.
-#if defined(__SANITIZE_THREAD__)
-extern "C" void AnnotateIgnoreReadsAndWritesBegin(const char* file, int line);
-extern "C" void AnnotateIgnoreReadsAndWritesEnd(const char* file, int line);
-#endif
+#include "test/unseen.h"
 
 namespace daxcow::test {
 namespace {
 
 constexpr std::uint64_t kMaximumPoints = 20'000'000;
 
-class Overlooked {
- public:
-#if defined(__SANITIZE_THREAD__)
-  Overlooked() { AnnotateIgnoreReadsAndWritesBegin(__FILE__, __LINE__); }
-  ~Overlooked() { AnnotateIgnoreReadsAndWritesEnd(__FILE__, __LINE__); }
-#else
-  Overlooked() {}
-#endif
-  Overlooked(const Overlooked&) = delete;
-  Overlooked& operator=(const Overlooked&) = delete;
-};
-
-#if defined(__SANITIZE_THREAD__)
-constexpr auto kAcquire = std::memory_order_relaxed, kRelease = std::memory_order_relaxed;
-#else
 constexpr auto kAcquire = std::memory_order_acquire, kRelease = std::memory_order_release;
-#endif
 
 class Turn {
  public:
@@ -89,11 +68,14 @@ void Interleaver::run(const std::vector<std::function<void()>>& bodies, const st
   for (std::size_t i = 0; i < bodies.size(); ++i)
     threads.emplace_back([this, i, &bodies] {
       self_ = i;
-      wait_for_turn();
+      {
+        const Unseen unseen;
+        wait_for_turn();
+      }
       internal::scheduler_of_thread = this;
       bodies[i]();
       internal::scheduler_of_thread = nullptr;
-      const Overlooked overlooked;
+      const Unseen unseen;
       threads_[i]->finished = true;
       if (++finished_ == threads_.size()) return;
       const std::size_t next = choose(true);
@@ -101,7 +83,7 @@ void Interleaver::run(const std::vector<std::function<void()>>& bodies, const st
       threads_[next]->turn.give();
     });
   {
-    const Overlooked overlooked;
+    const Unseen unseen;
     threads_[choose(false)]->turn.give();
   }
   for (std::thread& thread : threads) thread.join();
@@ -160,7 +142,7 @@ void Interleaver::hand_over(std::size_t to) {
 }
 
 void Interleaver::yield() {
-  const Overlooked overlooked;
+  const Unseen unseen;
   if (++points_ > kMaximumPoints) stuck("nobody gets anywhere");
   if (order_.switch_every == 0) {
     if (std::ranges::find(changes_, points_) != changes_.end()) threads_[self_]->priority = --lowest_;
@@ -171,7 +153,7 @@ void Interleaver::yield() {
 }
 
 void Interleaver::pause() {
-  const Overlooked overlooked;
+  const Unseen unseen;
   if (++points_ > kMaximumPoints) stuck("nobody gets anywhere");
   threads_[self_]->priority = --lowest_;
   const std::size_t next = choose(true);
@@ -183,7 +165,7 @@ void Interleaver::pause() {
 }
 
 void Interleaver::block(const void* what) {
-  const Overlooked overlooked;
+  const Unseen unseen;
   ++points_;
   threads_[self_]->waits_for = what;
   const std::size_t next = choose(false);
@@ -192,7 +174,7 @@ void Interleaver::block(const void* what) {
 }
 
 void Interleaver::wake(const void* what) {
-  const Overlooked overlooked;
+  const Unseen unseen;
   for (auto& thread : threads_)
     if (thread->waits_for == what) thread->waits_for = nullptr;
 }

@@ -401,7 +401,7 @@ bool Stage::perform(Call& call) {
   std::vector<std::byte> data(call.kind <= CallKind::kLease ? bytes : 0);
   if (call.kind == CallKind::kWrite || call.kind == CallKind::kAppend) fill(data, call.write);
   call.log_begin = recording.event_count();
-  call.begin = clock++;
+  call.begin = clock.fetch_add(1, std::memory_order_relaxed);
   // Directories stay where they are.
   const InodeNumber directory = call.name.starts_with("d/") ? volume.find("d").value().inode : format::kRootInode;
   const InodeNumber to_directory = call.to_name.starts_with("d/") ? volume.find("d").value().inode : format::kRootInode;
@@ -546,7 +546,7 @@ bool Stage::perform(Call& call) {
       break;
     }
   }
-  call.end = clock++;
+  call.end = clock.fetch_add(1, std::memory_order_relaxed);
   call.log_end = recording.event_count();
   return true;
 }
