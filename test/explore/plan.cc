@@ -20,6 +20,7 @@ struct SceneFile {
 };
 constexpr std::array<SceneFile, kHandles> kFiles{{{"main", "a"}, {"main", "b"}, {"main", "c"}, {"main", "d/x"}, {"other", "o"}, {"other", "p"}}};
 constexpr std::array<const char*, 9> kNames{"a", "b", "c", "e", "n", "d/x", "d/y", "d/b", "m"};
+constexpr std::array<const char*, 5> kFewNames{"a", "n", "d/x", "d/y", "d/b"};
 constexpr std::array<const char*, 4> kVolumes{"s1", "s2", "s3", "s4"};
 
 Result<InodeNumber> directory_of(Volume& volume, std::string& name) {
@@ -108,6 +109,12 @@ class Maker {
         weights_[static_cast<unsigned>(kind)] += kind == CallKind::kLease || kind == CallKind::kUnlink ? 12 : 5;
       if (one_in(2)) plan.scene = Scene::kFull;
     }
+    if (!theme_ && one_in(4)) {
+      // A few names come and go in two directories.
+      few_names_ = true;
+      for (const CallKind kind : {CallKind::kCreate, CallKind::kUnlink, CallKind::kRename, CallKind::kExchange, CallKind::kLink, CallKind::kLookup, CallKind::kList})
+        weights_[static_cast<unsigned>(kind)] += 2 + below(12);
+    }
     for (unsigned t = 0; t < threads; ++t) {
       auto& calls = plan.threads.emplace_back();
       const unsigned count = 1 + below(longest);
@@ -170,6 +177,7 @@ class Maker {
   std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
   std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
   std::string name() {
+    if (few_names_) return kFewNames[below(kFewNames.size())];
     if (one_in(2) && kFiles[favourite_].volume == std::string("main")) return kFiles[favourite_].path;
     return kNames[below(one_in(2) ? 4 : kNames.size())];
   }
@@ -272,7 +280,7 @@ class Maker {
   unsigned forgotten_ = 0, threads_ = 0;
   std::uint64_t write_ = 8;
   std::string private_;
-  bool theme_ = false;
+  bool theme_ = false, few_names_ = false;
 };
 
 }  // namespace
