@@ -122,6 +122,13 @@ Result<> Journal::commit(std::span<const JournalChange> changes) {
   return fail(ErrorCode::kIo, "the journal cannot be written: both of its copies fail");
 }
 
+Result<> Journal::discard() {
+  // A copy that cannot be stored to cannot be read either.
+  for (const bool mirror : {false, true}) (void)medium_.store_zeros(area_offset(mirror), kLineBytes);
+  buffer_.clear();
+  return medium_.drain();
+}
+
 Result<> Journal::rewrite_copy(bool mirror) {
   if (buffer_.size() <= sizeof(JournalHeader)) {
     TRY(medium_.store_zeros(area_offset(mirror), kLineBytes));

@@ -52,6 +52,8 @@ class Journal {
   // Under the transaction mutex.
   Result<> commit(std::span<const JournalChange> changes);
 
+  // Drops the record, which must be home. For repair.
+  Result<> discard();
   // Rewrites what is in the area of `copy` from the other one (after the device was cleared). Under the transaction mutex.
   Result<> rewrite_copy(bool mirror);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 namespace daxcow {
 
@@ -32,14 +33,17 @@ Result<> OverlayMedium::store(std::uint64_t offset, std::span<const std::byte> f
   while (!from.empty()) {
     const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
     const std::size_t length = std::min<std::size_t>(from.size(), kBlockBytes - within);
-    mutex_.lock();
-    auto& copy = blocks_[block];
-    if (!copy) {
-      copy = std::make_unique<Block>();
-      (void)base_->read(block * kBlockBytes, copy->bytes);  // poison below: what is stored now is all there is
+    {
+      const std::unique_lock lock(mutex_);
+      auto found = blocks_.find(block);
+      if (found == blocks_.end()) {
+        auto copy = std::make_unique<Block>();
+        // A part stored over poison would make the rest of the block look readable.
+        if (length != kBlockBytes) TRY(base_->read(block * kBlockBytes, copy->bytes));
+        found = blocks_.emplace(block, std::move(copy)).first;
+      }
+      std::memcpy(found->second->bytes + within, from.data(), length);
     }
-    std::memcpy(copy->bytes + within, from.data(), length);
-    mutex_.unlock();
     offset += length;
     from = from.subspan(length);
   }

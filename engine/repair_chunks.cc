@@ -178,6 +178,8 @@ Result<> recover_journal(RepairPool& pool) {
   }
   TRY(pool.medium.drain());
   if (changed) pool.actions.add(format::kJournalChunk, "journal", "a change that was not home yet was brought home");
+  // From here on blocks are also written past the journal: what it holds must not come over them at the next open.
+  TRY(pool.journal.discard());
   // Areas that cannot be read are cleared, so that there are two again.
   for (const bool mirror : {false, true}) {
     const BlockNumber area = mirror ? Metadata::mirror_of(format::kJournalChunk) : format::kJournalChunk;

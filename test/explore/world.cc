@@ -325,7 +325,7 @@ const Operation kOperations[] = {
     // clones
     {"clone-file", [](World& w) { return w.clone("/big", 0, "/empty", 0, 0); }, {"/empty"}},
     {"clone-over", [](World& w) { return w.clone("/small", 0, "/clone", 0, 0); }, {"/clone"}, Atomicity::kSteps},
-    {"clone-range", [](World& w) { return w.clone("/big", 0, "/clone", 4 * kBlock, 9 * kBlock); }, {"/clone"}},
+    {"clone-range", [](World& w) { return w.clone("/big", 0, "/clone", 4 * kBlock, 9 * kBlock); }, {"/clone"}, Atomicity::kSteps},
     {"clone-unaligned", [](World& w) { return w.clone("/small", 100, "/border", 50, 5'000); }, {"/border"}, Atomicity::kSteps},
     {"clone-within", [](World& w) { return w.clone("/big", 0, "/big", 20 * kBlock, 6 * kBlock); }, {"/big"}},
     {"clone-to-volume", [](World& w) { return w.clone("/border", 0, "other:/o", 0, 0); }, {"other:/o"}},

@@ -81,7 +81,7 @@ enum class Atomicity {
   kWhole,    // all or nothing
   kNew,      // all or nothing, as long as no operation before it has written there
   kInPlace,  // each byte that is overwritten may be old or new, and times are lazy
-  kSteps,    // likewise, and size and counts may be in between: several transactions do the range bit by bit
+  kSteps,    // likewise, and the size may be in between and counts anything: several transactions do it bit by bit
 };
 
 struct Operation {
