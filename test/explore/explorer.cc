@@ -185,7 +185,7 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
     return false;
   }
   add_losses(*after, *losses_after);
-  expected = {std::move(*before), std::move(*after), workload.operations.back(), workload.operations.back()->atomicity};
+  expected = {std::move(*before), std::move(*after), workload.operations.back(), workload.operations.back()->atomicity, times_are_lazy};
   if (expected.atomicity == Atomicity::kNew)
     expected.atomicity = workload.operations.size() == 1 ? Atomicity::kWhole : Atomicity::kInPlace;
   if (const std::string found = check_bystanders(expected); !found.empty()) {
@@ -220,6 +220,15 @@ std::string Explorer::compare(Dump found, Dump side, const Expected& expected) c
       forget_lost(inode, lost);
       if (other != nullptr) forget_lost(*other, lost);
     }
+  if (expected.times_are_lazy)
+    for (auto& [volume, content] : side.volumes)
+      for (auto& [path, other] : content.names) {
+        const DumpedInode *a = inode_in(expected.before, volume, path), *b = inode_in(expected.after, volume, path);
+        const DumpedInode* inode = inode_in(found, volume, path);
+        if (a == nullptr || b == nullptr || inode == nullptr) continue;
+        for (std::size_t t = 0; t < 3; ++t)
+          if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t]) other.times[t] = inode->times[t];
+      }
   if (expected.atomicity == Atomicity::kWhole) return difference(side, found).value_or("");
   const bool in_steps = expected.atomicity == Atomicity::kSteps;
   for (auto& [volume, content] : side.volumes)

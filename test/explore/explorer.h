@@ -55,6 +55,7 @@ class Explorer {
     Dump before, after;
     const Operation* operation;
     Atomicity atomicity;
+    bool times_are_lazy;  // an operation has overwritten in place: another may commit the times before anything else
   };
   std::vector<std::byte>& load(const Setup& setup);
   // Runs all operations; the log is of the last. Fills what is expected, in which the owners of a block that goes bad
