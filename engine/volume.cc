@@ -91,7 +91,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
     if (change.gid) record.gid = *change.gid;
-    if (change.kill_set_id && S_ISREG(record.mode)) {
+    if (change.kill_set_id && !S_ISDIR(record.mode)) {
       record.mode &= ~static_cast<std::uint32_t>(S_ISUID);
       if (record.mode & S_IXGRP) record.mode &= ~static_cast<std::uint32_t>(S_ISGID);
     }

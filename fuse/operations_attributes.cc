@@ -35,7 +35,12 @@ AttributeChange to_change(const struct stat& wanted, int to_set) {
   if (to_set & FUSE_SET_ATTR_MTIME) change.modification = to_timestamp(wanted.st_mtim);
   if (to_set & FUSE_SET_ATTR_ATIME_NOW) change.access = now();
   if (to_set & FUSE_SET_ATTR_MTIME_NOW) change.modification = now();
-  change.kill_set_id = request_kills_set_id();
+  // A request for nothing is how the kernel says that set-id bits must go: before fallocate and copy_file_range by the
+  // unprivileged (it has taken its own flags for that out), and for a chown that names neither owner nor group.
+  constexpr int kSomething = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_SIZE |
+                             FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW |
+                             FUSE_SET_ATTR_CTIME;
+  change.kill_set_id = request_kills_set_id() || (to_set & kSomething) == 0;
   return change;
 }
 
@@ -92,6 +97,13 @@ Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, V
   return {};
 }
 
+// The kernel expects only some requests to change attributes. A look at them that is under way in another thread may carry
+// the old ones, and would be believed for a day: this makes the kernel drop such answers, and ask again. Before the reply;
+// takes no lock that the request could hold.
+void forget_attributes(fuse_req_t request, fuse_ino_t node) {
+  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+}
+
 // A value or a list of names, or its size when that is what was asked for.
 void reply_value(fuse_req_t request, std::string_view value, std::size_t size) {
   if (size == 0)
@@ -116,11 +128,14 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_se
   auto& mount = context(request);
   const InodeNumber inode(node);
   const auto change = to_change(*wanted, to_set);
-  const auto attributes = mount.volume->set_attributes(inode, change);
+  auto attributes = mount.volume->set_attributes(inode, change);
   if (!attributes) return reply_error(request, attributes.error());
-  if (change.mode && mount.behaviour.access_lists)
+  if (change.mode && mount.behaviour.access_lists) {
     if (const auto followed = change_acl_mode(*mount.volume, inode, *change.mode); !followed)
       return reply_error(request, followed.error());
+    attributes = mount.volume->attributes(inode);
+    if (!attributes) return reply_error(request, attributes.error());
+  }
   const auto status = to_stat(*attributes);
   fuse_reply_attr(request, &status, mount.behaviour.attribute_timeout_seconds);
 }
@@ -135,12 +150,17 @@ void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char*
     return reply_error(request, Error{ErrorCode::kInvalid, {}});
 
   const auto bytes = std::as_bytes(std::span(value, size));
-  if (name != kAccessAcl && name != kDefaultAcl)
-    return reply_done(request, volume(request).set_attribute(InodeNumber(node), name, bytes, mode));
-  const auto acl = Acl::parse(bytes);
-  if (!acl) return reply_error(request, Error{ErrorCode::kInvalid, {}});
-  reply_done(request, name == kAccessAcl ? set_access_acl(request, InodeNumber(node), *acl, mode)
-                                         : store_acl(volume(request), InodeNumber(node), kDefaultAcl, *acl, mode));
+  Result<> done;
+  if (name != kAccessAcl && name != kDefaultAcl) {
+    done = volume(request).set_attribute(InodeNumber(node), name, bytes, mode);
+  } else {
+    const auto acl = Acl::parse(bytes);
+    if (!acl) return reply_error(request, Error{ErrorCode::kInvalid, {}});
+    done = name == kAccessAcl ? set_access_acl(request, InodeNumber(node), *acl, mode)
+                              : store_acl(volume(request), InodeNumber(node), kDefaultAcl, *acl, mode);
+  }
+  forget_attributes(request, node);
+  reply_done(request, done);
 }
 
 void getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::size_t size) {
@@ -153,12 +173,19 @@ void listxattr(fuse_req_t request, fuse_ino_t node, std::size_t size) {
   const auto names = volume(request).list_attributes(InodeNumber(node));
   if (!names) return reply_error(request, names.error());
   std::string list;
-  for (const auto& name : *names) list.append(name).push_back('\0');
+  // xattr(7): names that only root may use are not shown to others. That of the capability is beyond our sight.
+  const bool privileged = fuse_req_ctx(request)->uid == 0;
+  for (const auto& name : *names)
+    if (privileged || !name.starts_with("trusted.")) list.append(name).push_back('\0');
   reply_value(request, list, size);
 }
 
 void removexattr(fuse_req_t request, fuse_ino_t node, const char* name) {
-  reply_done(request, volume(request).remove_attribute(InodeNumber(node), name));
+  auto done = volume(request).remove_attribute(InodeNumber(node), name);
+  // An access list that is not there has been removed, as the kernel's own filesystems see it.
+  if (!done && done.error().code == ErrorCode::kNoAttribute && (name == kAccessAcl || name == kDefaultAcl)) done = {};
+  forget_attributes(request, node);
+  reply_done(request, done);
 }
 
 void statfs(fuse_req_t request, fuse_ino_t) {

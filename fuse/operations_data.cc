@@ -121,8 +121,10 @@ void fsync(fuse_req_t request, fuse_ino_t node, int, fuse_file_info*) {
 void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_t length, fuse_file_info*) {
   const auto wanted = to_allocate_mode(mode);
   if (!wanted) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
-  reply_done(request, volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
-                                               static_cast<std::uint64_t>(length)));
+  const auto done = volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
+                                             static_cast<std::uint64_t>(length));
+  forget_mode(request, node);  // and size and times: a look at them may be under way
+  reply_done(request, done);
 }
 
 void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info*, fuse_ino_t to,

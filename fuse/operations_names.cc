@@ -81,7 +81,7 @@ Result<Attributes> create_inode(fuse_req_t request, fuse_ino_t parent, const cha
     undo_create(*mount.volume, directory, name, created);
     return std::unexpected(stored.error());
   }
-  return created;
+  return mount.volume->attributes(created.inode);  // the lists have moved the time of change
 }
 
 void lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {

@@ -286,6 +286,18 @@ std::string Explorer::check_bystanders(const Expected& expected) const {
   return "";
 }
 
+// What lies behind the end of a file must not come to light when the file grows.
+std::string grow_to_block(Volume& volume, const std::string& path) {
+  const auto file = volume.find(path);
+  if (!file || (file->mode & 0170000) != 0100000 || file->size_bytes % kBlockBytes == 0) return "";
+  AttributeChange change;
+  change.size_bytes = file->size_bytes + kBlockBytes - file->size_bytes % kBlockBytes;
+  if (!volume.set_attributes(file->inode, change)) return "";  // no space for metadata
+  std::string tail(*change.size_bytes - file->size_bytes, '?');
+  if (!volume.read(file->inode, file->size_bytes, std::as_writable_bytes(std::span(tail)))) return "";  // lost
+  return tail.find_first_not_of('\0') == tail.npos ? "" : path + ": bytes behind its end came to light";
+}
+
 std::string Explorer::use(Pool& pool) {
   const auto tolerated = [](const Error& error) {
     return error.code == ErrorCode::kNoSpace || error.code == ErrorCode::kExists || error.code == ErrorCode::kPoisoned;
@@ -296,6 +308,8 @@ std::string Explorer::use(Pool& pool) {
     if (info.read_only) continue;
     auto volume = pool.mount(info.name, false);
     if (!volume) return "mount of " + info.name + ": " + describe(volume.error());
+    for (const char* path : {"/small", "/big", "/clone", "/border", "/empty", "/o"})
+      if (std::string found = grow_to_block(**volume, path); !found.empty()) return found;
     const std::string data(9'000, 'u');
     const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = 0100644, .symlink_target = {}});
     if (!made) {

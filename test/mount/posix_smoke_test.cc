@@ -445,6 +445,53 @@ TEST_CASE("One daemon serves all mounts of a pool and ends with the last") {
   pool.check_clean();
 }
 
+TEST_CASE("Set-id bits and hidden names: what the unprivileged may not keep and not see") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main", "allow_other");
+  REQUIRE(::chmod(main.c_str(), 0777) == 0);
+  const std::string path = main + "/file";
+  write_file(path, pattern(1, 4));
+  const auto mode = [&] {
+    struct stat status;
+    REQUIRE(::stat(path.c_str(), &status) == 0);
+    return status.st_mode & 07777;
+  };
+  // With the file open: the way to it is root's.
+  const auto as_nobody = [&](const std::function<bool(int file)>& body) {
+    return Child([&] {
+             const FileDescriptor file(::open(path.c_str(), O_RDWR));
+             return ::setgid(65534) == 0 && ::setuid(65534) == 0 && body(file.get()) ? 0 : 1;
+           }).wait();
+  };
+  for (const int how : {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE}) {
+    REQUIRE(::chmod(path.c_str(), 06777) == 0);
+    CHECK(as_nobody([&](int file) { return ::fallocate(file, how, 0, 8192) == 0; }) == 0);
+    CHECK(mode() == 0777);
+  }
+  REQUIRE(::chmod(path.c_str(), 06777) == 0);
+  CHECK(as_nobody([](int file) {
+          off_t from = 0, to = 8192;
+          return ::copy_file_range(file, &from, file, &to, 4096, 0) == 4096;
+        }) == 0);
+  CHECK(mode() == 0777);
+  REQUIRE(::chmod(path.c_str(), 06777) == 0);
+  REQUIRE(::chown(path.c_str(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0);
+  CHECK(mode() == 0777);
+
+  REQUIRE(::setxattr(path.c_str(), "trusted.hidden", "x", 1, 0) == 0);
+  REQUIRE(::setxattr(path.c_str(), "user.shown", "x", 1, 0) == 0);
+  const auto listed = [](int file) {
+    char names[200];
+    const auto length = ::flistxattr(file, names, sizeof names);
+    return length < 0 ? std::string("?") : std::string(names, static_cast<std::size_t>(length));
+  };
+  CHECK(listed(FileDescriptor(::open(path.c_str(), O_RDONLY)).get()).find("trusted.hidden") != std::string::npos);
+  CHECK(as_nobody([&](int opened) { return listed(opened) == std::string("user.shown\0", 11); }) == 0);
+  CHECK(::removexattr(path.c_str(), "system.posix_acl_access") == 0);
+  pool.check_clean();
+}
+
 TEST_CASE("statfs tells the truth") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
