@@ -55,6 +55,10 @@ class Notes {
 
 std::string directory_of(const std::string& main, unsigned writer) { return fmt::format("{}/writer{}", main, writer); }
 
+// Where the space goes. A directory of its own: when the mount is detached under the one who fills it, the way there must end,
+// not lead to the filesystem below.
+std::string filler_of(const std::string& main) { return main + "/filler"; }
+
 // Mounts, checks, lets the writers work beside `beside`, and kills the daemon.
 void one_round(MountedPool& pool, Notes& notes, std::mt19937_64& random, bool full, const std::function<int(const std::string&)>& beside) {
   const std::string main = pool.mount("main");
@@ -62,6 +66,7 @@ void one_round(MountedPool& pool, Notes& notes, std::mt19937_64& random, bool fu
     fs::create_directories(directory_of(main, i));
     check_directory(i, directory_of(main, i), notes[i]);
   }
+  if (full) fs::create_directories(filler_of(main));
   std::vector<Child> children;
   for (unsigned i = 0; i < notes.writers(); ++i) {
     const WriterOptions options{i, directory_of(main, i), random(), full};
@@ -172,11 +177,11 @@ TEST_CASE("A full pool loses nothing in kills of the daemon, and gives its space
   for (unsigned round = 0; round < full_rounds; ++round) {
     INFO("round " << round);
     const auto fill_seed = random();
-    one_round(pool, notes, random, true, [&](const std::string& main) { return fill(main, fill_seed); });
+    one_round(pool, notes, random, true, [&](const std::string& main) { return fill(filler_of(main), fill_seed); });
     // Deleting works at once, and makes room.
     const std::string main = pool.mount("main");
     for (unsigned i = 0; i < 40; ++i) {
-      const std::string path = fmt::format("{}/fill{}", main, i);
+      const std::string path = fmt::format("{}/fill{}", filler_of(main), i);
       if (!fs::exists(path)) continue;
       const auto bytes = fs::file_size(path);
       pool.settle();
