@@ -91,10 +91,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
     if (change.gid) record.gid = *change.gid;
-    if (change.kill_set_id && !S_ISDIR(record.mode)) {
-      record.mode &= ~static_cast<std::uint32_t>(S_ISUID);
-      if (record.mode & S_IXGRP) record.mode &= ~static_cast<std::uint32_t>(S_ISGID);
-    }
+    if (!is_directory(record)) record.mode &= ~(change.clear_mode & (S_ISUID | S_ISGID));
     if (change.access) set_time(record, kAccess, *change.access);
     if (change.modification) set_time(record, kModification, *change.modification);
     set_time(record, kChange, current_time());
@@ -127,6 +124,17 @@ Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber
 }
 
 // --- times -------------------------------------------------------------------------------------------------------------
+
+void Volume::State::note_access(InodeState& state, const InodeRecord& record) {
+  if (read_only) return;
+  const Timestamp now = current_time();
+  const LockGuard guard(state.times_mutex);
+  const Timestamp access = state.times.access.value_or(time_of(record, kAccess));
+  const Timestamp modification = state.times.modification.value_or(time_of(record, kModification));
+  const Timestamp change = state.times.change.value_or(time_of(record, kChange));
+  constexpr std::int64_t kDay = 24 * 60 * 60;
+  if (access <= modification || access <= change || access.seconds + kDay < now.seconds) state.times.access = now;
+}
 
 void Volume::State::take_times(Transaction& transaction, InodeState& state, InodeRecord& record) {
   LazyTimes times;
@@ -282,6 +290,7 @@ Result<> Volume::State::add_parent(Transaction& transaction, InodeRecord& record
   }
   AttributeList list = TRY(AttributeList::read(transaction, record));
   list.set(format::AttributeSpace::kParent, AttributeList::parent_name(directory.value, position), {});
+  if (list.stream_bytes() > format::kMaximumAttributeForkBytes) return fail(ErrorCode::kTooManyLinks);
   return list.write(transaction, record, services.graveyard);
 }
 

@@ -66,16 +66,14 @@ Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
 struct Outcome {
   std::uint64_t size_bytes;
   bool keep_size;
-  bool content_changed;
 };
 
 Result<> conclude(State& state, Transaction& transaction, InodeState& held, const Outcome& outcome) {
   InodeRecord* record = TRY(state.table.edit(transaction, held.number));
-  const bool grows = !outcome.keep_size && outcome.size_bytes > record->size_bytes;
   const Timestamp now = current_time();
   state.take_times(transaction, held, *record);
-  if (grows) record->size_bytes = outcome.size_bytes;
-  if (grows || outcome.content_changed) set_time(*record, kModification, now);
+  if (!outcome.keep_size) record->size_bytes = std::max(record->size_bytes, outcome.size_bytes);
+  set_time(*record, kModification, now);
   set_time(*record, kChange, now);
   return {};
 }
@@ -197,7 +195,8 @@ Result<> State::allocate_locked(InodeState& state, AllocateMode mode, std::uint6
     if (touched.count > store.superblock().pool_bytes / kBlockBytes) return fail(ErrorCode::kNoSpace);
     const bool zeroes = mode == AllocateMode::kZero || mode == AllocateMode::kZeroKeep;
     const bool keeps_size = mode == AllocateMode::kAllocateKeep || mode == AllocateMode::kZeroKeep;
-    Filler filler(*this, state, zeroes ? edges.whole : FileRange{}, {offset + length, keeps_size, zeroes});
+    if (!keeps_size) TRY(zero_behind_end(*this, state, offset + length));
+    Filler filler(*this, state, zeroes ? edges.whole : FileRange{}, {offset + length, keeps_size});
     TRY(filler.run(touched));
     if (!zeroes) return {};
   }

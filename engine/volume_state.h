@@ -119,6 +119,8 @@ struct Volume::State {
   void charge_index(InodeState& state);
 
   // --- times -------------------------------------------------------------------------------------------------------------------
+  // relatime: the access time moves, lazily, when it is older than a change or than a day.
+  void note_access(InodeState& state, const format::InodeRecord& record);
   Result<> commit_times(InodeState& state);
   Result<> commit_all_times();
 

@@ -120,6 +120,10 @@ fuse_entry_param to_entry(const MountContext& mount, const Attributes& attribute
   return entry;
 }
 
+void forget_attributes(fuse_req_t request, fuse_ino_t node) {
+  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+}
+
 void reply_entry(fuse_req_t request, const Attributes& attributes) {
   volume(request).remember(attributes.inode);
   reply_counted_entry(request, attributes);
