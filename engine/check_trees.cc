@@ -96,9 +96,16 @@ TreeWalk::Arrival TreeWalk::arrive(const Visit& visit, BlockNumber block, BlockT
   const bool is_node = type == BlockType::kMapNode;
   if (descriptor.type == type && (!is_node || (descriptor.level == level && descriptor.leaf_kind == kind))) {
     Known& known = known_[context_.described.index(block)];
-    if (known.met) return Arrival::kAgain;
-    known.met = true;
-    return Arrival::kFirst;
+    if (!known.met) {
+      known.met = true;
+      known.unshareable = visit.unshareable();
+      return Arrival::kFirst;
+    }
+    if (known.unshareable || visit.unshareable())
+      context_.findings.add(FindingKind::kMapShape, Severity::kLoss, block, visit.place,
+                            "a block of type " + expected_name(type, level, kind) +
+                                " of the volume table is used in another place too");
+    return Arrival::kAgain;
   }
   const std::string wanted = "a reference to a block of type " + expected_name(type, level, kind) + " leads to ";
   if (!context_.metadata.is_described(block))
@@ -166,7 +173,7 @@ void TreeWalk::walk() {
   }
   // Last, so that what a volume shares with the graveyard is looked at as the volume's.
   for (const auto& [block, record] : graveyards_)
-    walk_fork({Place{kVolumeZero, format::kGraveyardInode, {}}, true}, block, data_fork(record, LeafKind::kGraveyard));
+    walk_fork({Place{kVolumeZero, format::kGraveyardInode, {}}}, block, data_fork(record, LeafKind::kGraveyard));
   report_unreachable();
 }
 
@@ -329,6 +336,7 @@ void TreeWalk::walk_inode(const Visit& visit, BlockNumber block, const InodeReco
 
 void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const Block& content, FileBlock at) {
   const auto& entries = content.as<format::MapNode>();
+  const Visit buried{visit.place, true};
   const std::uint64_t first = at.value * kMapFanout;
   const std::uint64_t depth = graveyards_.empty() ? 0 : graveyards_.front().second.size_bytes;
   for (std::uint64_t i = 0; i < kMapFanout; ++i) {
@@ -345,7 +353,7 @@ void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const
     if (first + i >= depth)
       context_.findings.add(FindingKind::kMapShape, Severity::kRepairable, block, visit.place,
                             "an entry lies beyond the end of the graveyard");
-    walk_entry(visit, block, entry.plain(), log512, kind, FileBlock(0));
+    walk_entry(buried, block, entry.plain(), log512, kind, FileBlock(0));
   }
 }
 

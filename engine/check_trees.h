@@ -59,10 +59,14 @@ class TreeWalk {
     bool met = false;
     bool no_free_inode = false;
     bool bad_data = false;
+    bool unshareable = false;  // met in what belongs to volume 0 itself
   };
   struct Visit {  // whose tree is being walked
     Place place;
     bool buried = false;  // in the graveyard: kinds follow from the blocks, and what an inode says is past
+    // Nothing looks whether a block of volume 0 is shared before it is changed: neither its inode table and directory nor
+    // the list that is the graveyard. What the graveyard's entries lead to is nobody's.
+    bool unshareable() const { return place.volume == kVolumeZero && !buried; }
   };
 
   void walk_roots();

@@ -2,6 +2,7 @@
 // in this version; the size follows from the reverse map's record of the last block; only UUID and label are not known.
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 #include <optional>
@@ -62,6 +63,12 @@ bool has_first_chunk(Medium& medium) {
          metadata.read_header(format::kFirstChunk, Copy::kMirror);
 }
 
+bool starts_with_zeros(Medium& medium) {
+  Block first;
+  return medium.read(0, first.bytes) &&
+         std::ranges::all_of(first.bytes, [](std::byte byte) { return byte == std::byte{0}; });
+}
+
 Result<Superblock> make_superblock(Medium& medium, std::optional<BlockNumber> last) {
   Superblock superblock{};
   superblock.magic = format::kSuperblockMagic;
@@ -89,6 +96,11 @@ Result<Superblock> find_superblock(Medium& medium, const Error& error, Actions& 
     if (makes_sense(*copy)) return *copy;
   }
   if (!has_first_chunk(medium)) return std::unexpected(error);
+  // The chunk may be what another filesystem has left of a pool.
+  if (error.code == ErrorCode::kNotAPool && !starts_with_zeros(medium))
+    return fail(ErrorCode::kNotAPool,
+                "it begins with something else than a pool, but has a part of one; if it is to be a pool again, write "
+                "zeros to its first 4 KiB and repair it then");
   const auto last = recorded_last_block(medium);
   if (last) {
     const auto copy = read_copy(medium, *last);

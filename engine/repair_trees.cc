@@ -120,13 +120,9 @@ class Pruning {
     TRY(prune_root_inode(zero, visit));
     for (std::size_t i = 0; i < volumes_.size(); ++i) {
       const Volume volume = volumes_[i];
-      TRY(prune_postponed(volume.number, volume.place, {volume.number}));
+      TRY(prune_postponed(volume.place, LeafKind::kInodes, {volume.number}));
     }
-    if (graveyard_) {
-      Visit buried{kVolumeZero};
-      buried.buried = true;
-      TRY(prune_postponed(format::kGraveyardInode, *graveyard_, buried));
-    }
+    if (graveyard_) TRY(prune_postponed(*graveyard_, LeafKind::kGraveyard, {kVolumeZero}));
     return dry_ ? Result<>{} : set_generation_limit();
   }
 
@@ -141,11 +137,13 @@ class Pruning {
   struct Visit {
     VolumeNumber volume;
     bool buried = false;
+    // As in the checker (check_trees.h). Volume 0 comes first, so it keeps what is shared with it.
+    bool unshareable() const { return volume == kVolumeZero && !buried; }
   };
   struct Known {
     Below below;
-    std::uint64_t at = 0;  // inode blocks: where in a table
-    bool zero = false;     // and whether in volume 0's
+    std::uint64_t at = 0;      // inode blocks: where in a table
+    bool unshareable = false;  // nothing else may lead here
   };
   struct Volume {
     VolumeNumber number;
@@ -275,30 +273,32 @@ class Pruning {
 
   Result<std::optional<Below>> prune_node(const Visit& visit, BlockNumber block, std::uint8_t log512, LeafKind kind,
                                           FileBlock at) {
-    if (const auto it = known_.find(block.value); it != known_.end()) return it->second.below;
+    if (const auto it = known_.find(block.value); it != known_.end()) {
+      if (it->second.unshareable || visit.unshareable()) return std::nullopt;
+      return it->second.below;
+    }
     const auto content = pool_.editor.read(block, BlockType::kMapNode);
     if (!content) return std::nullopt;
     const format::MapNode entries = (*content)->as<format::MapNode>();  // a copy: it may change
     const Below below = TRY(prune_entries(visit, {block, BlockType::kMapNode, 0}, entries,
                                           static_cast<std::uint8_t>(log512 - 1), kind, at));
-    known_[block.value] = {below};
+    known_[block.value] = {below, 0, visit.unshareable()};
     if (!dry_) TRY(pool_.commit_if_large());
     return below;
   }
 
   Result<std::optional<Below>> prune_leaf(const Visit& visit, BlockNumber block, BlockType type, FileBlock at) {
-    const bool zero = visit.volume == kVolumeZero && !visit.buried;
     if (const auto it = known_.find(block.value); it != known_.end()) {
+      if (it->second.unshareable || visit.unshareable()) return std::nullopt;
       // Inodes mean something else in another place.
-      if (type == BlockType::kInodes && !visit.buried && (it->second.at != at.value || it->second.zero != zero))
-        return std::nullopt;
+      if (type == BlockType::kInodes && !visit.buried && it->second.at != at.value) return std::nullopt;
       return it->second.below;
     }
     if (!pool_.editor.read(block, type)) return std::nullopt;
     Below below{1, false, true};
-    known_[block.value] = {below, at.value, zero};
+    known_[block.value] = {below, at.value, visit.unshareable()};
     if (type == BlockType::kInodes) below = TRY(prune_inodes(visit, block, at));
-    if (type == BlockType::kGraveyard) TRY(prune_graveyard_block(visit, block));
+    if (type == BlockType::kGraveyard) TRY(prune_graveyard_block({visit.volume, true}, block));
     known_[block.value].below = below;
     return below;
   }
@@ -452,10 +452,9 @@ class Pruning {
   }
 
   // The tables of volumes and the graveyard.
-  Result<> prune_postponed(InodeNumber, const InodePlace& place, const Visit& visit) {
+  Result<> prune_postponed(const InodePlace& place, LeafKind kind, const Visit& visit) {
     const InodeRecord inode = TRY(read_inode(place));
     if (!has_levels(inode)) return {};  // of the dry run
-    const LeafKind kind = visit.buried ? LeafKind::kGraveyard : LeafKind::kInodes;
     const Below below = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
                                           static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
     std::string changes;

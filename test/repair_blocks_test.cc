@@ -424,6 +424,45 @@ TEST_CASE("repair: blocks used twice in a volume", "[repair]") {
   }
 }
 
+TEST_CASE("repair: blocks of the volume table used elsewhere", "[repair]") {
+  // Volume 0 is changed without a look at who else uses it, so it keeps what it shares and the other place loses it.
+  const RepairImage& built = repair_image();
+  const InodeAt names = find_inode(good(), "", format::kRootInode);
+  const BlockNumber names_block = leaf_of(good(), data_fork(names.record, format::LeafKind::kDirectory), FileBlock(0));
+  const BlockNumber graveyard = blocks_of_type(good(), BlockType::kGraveyard).front();
+  Image image = good();
+  Allowed allowed;
+  SECTION("the names of the volumes, by a directory") {
+    image = with_inode("main", built.directory, [&](auto& inode) {
+      inode.data = names.record.data;
+      inode.data_level = names.record.data_level;
+    });
+    allowed = {"main:"};
+  }
+  SECTION("the names of the volumes, by what is buried") {
+    at<format::MapNode>(image, graveyard)[0] = MapEntry::leaf(names_block, false).with_level(0).raw;
+    seal(image, graveyard);
+  }
+  SECTION("inodes of the volumes, by what is buried") {
+    at<format::MapNode>(image, graveyard)[0] = MapEntry::leaf(names.block, false).with_level(0).raw;
+    seal(image, graveyard);
+  }
+  SECTION("inodes of the volumes, in the same place of a volume") {
+    const BlockNumber node = table_node("other");
+    at<format::MapNode>(image, node)[0] = MapEntry::leaf(names.block, false).raw;
+    seal(image, node);
+    allowed = {"other:"};
+  }
+  SECTION("the list of what is buried, by itself") {
+    const InodeAt list = find_inode(good(), "", format::kGraveyardInode);
+    auto& inode = inode_in(image, list, format::kGraveyardInode);
+    REQUIRE(inode.data_level == 1);
+    inode.data[1] = inode.data[0];
+    seal(image, list.block);
+  }
+  require_repair(image, FindingKind::kMapShape, allowed);
+}
+
 TEST_CASE("repair: a full hint above a free inode", "[repair]") {
   Image image = good();
   const BlockNumber node = table_node("main");

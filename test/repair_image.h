@@ -35,7 +35,7 @@ Contents contents_of(const Image& image);
 // Lines that differ, for people.
 std::string difference(const Contents& before, const Contents& after);
 
-// The block of a volume's inode table that holds an inode, and the record in it.
+// The block of a volume's inode table that holds an inode, and the record in it. Without a name: volume 0.
 struct InodeAt {
   BlockNumber block;
   format::InodeRecord record;
