@@ -124,6 +124,7 @@ Result<Attributes> Volume::lookup(InodeNumber directory, std::string_view name) 
   if (name.size() > format::kMaximumNameBytes) return fail(ErrorCode::kNameTooLong);
   const State::Operation operation(state);
   if (name == "." || name == "..") {
+    if (reserved(directory)) return fail(ErrorCode::kStale);
     InodeRecord record = TRY(state.read_record(directory));
     if (name == "..") {
       if (!is_directory(record)) return fail(ErrorCode::kNotDirectory);

@@ -23,17 +23,24 @@ namespace {
 
 constexpr std::size_t kReplyMaximum = 1ull << 30;
 
+Error dead_mount(const std::string& path, const MountEntry& mount) {
+  return {
+      ErrorCode::kIo,
+      fmt::format("{}: the daemon of this mount is gone (killed or crashed); umount -l {} and mount it again, which "
+                  "keeps what was completed; fsck.daxcow {} checks it",
+                  path, mount.mount_point, mount.source)};
+}
+
 Result<MountedFile> find_on_mount(const struct stat& status, const std::string& path) {
   const auto mount = TRY(find_mount(status.st_dev));
   if (!mount) return fail(ErrorCode::kUnsupported, path + " is not on a daxcow mount");
   const auto reply = TRY(call_daemon(mount->source, {{"op", "mounts"}}));
-  if (!reply)
-    return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {}, the pool of {}", mount->source, path));
+  if (!reply) return std::unexpected(dead_mount(path, *mount));
   for (const auto& entry : (*reply)["mounts"]) {
     if (entry["major"] != major(status.st_dev) || entry["minor"] != minor(status.st_dev)) continue;
     return MountedFile{mount->source, entry["volume"], InodeNumber(status.st_ino), S_ISREG(status.st_mode)};
   }
-  return fail(ErrorCode::kNotFound, fmt::format("the daemon of {} does not know the mount of {}", mount->source, path));
+  return std::unexpected(dead_mount(path, *mount));  // there is another daemon by now
 }
 
 }  // namespace
@@ -103,9 +110,15 @@ Result<std::optional<nlohmann::json>> call_daemon(const std::string& pool_path, 
   }
 }
 
+Error path_error(int error_number, const std::string& path) {
+  if (error_number == ENOTCONN || error_number == ECONNABORTED)
+    if (const auto mount = find_mount_above(path); mount && *mount) return dead_mount(path, **mount);
+  return Error::from_errno(error_number, path);
+}
+
 Result<MountedFile> find_mounted_file(const std::string& path) {
   struct stat status;
-  if (::stat(path.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, path));
+  if (::stat(path.c_str(), &status) != 0) return std::unexpected(path_error(errno, path));
   return find_on_mount(status, path);
 }
 

@@ -52,6 +52,9 @@ class ControlClient {
 Result<std::optional<nlohmann::json>> call_daemon(const std::string& pool_path, const nlohmann::json& request,
                                                   const CommandProgress& progress = {});
 
+// Why a system call on a path failed. Of a mount whose daemon is gone it says what to do.
+Error path_error(int error_number, const std::string& path);
+
 // A file on a daxcow mount, in the terms of its daemon.
 struct MountedFile {
   std::string pool_path;

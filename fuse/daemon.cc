@@ -1,5 +1,6 @@
 #include "fuse/daemon.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -9,6 +10,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
@@ -41,11 +45,31 @@ MountBehaviour to_behaviour(const json& request) {
   return b;
 }
 
-void detach_mount(dev_t st_dev) {
-  const auto mount = find_mount(st_dev);
-  if (!mount || !*mount) return;  // in another mount namespace
+dev_t device_in(const json& request) {
+  return makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>());
+}
+
+// Where the session is mounted, if that is in this mount namespace and nothing is mounted above it.
+std::optional<std::string> reachable_mount_point(const Session& session) {
+  const auto mount = find_mount(session.device());
+  if (!mount || !*mount) return std::nullopt;
   const auto uppermost = find_mount((*mount)->mount_point);
-  if (uppermost && *uppermost && (*uppermost)->device == st_dev) ::umount2((*mount)->mount_point.c_str(), MNT_DETACH);
+  if (!uppermost || !*uppermost || (*uppermost)->device != session.device()) return std::nullopt;
+  return (*mount)->mount_point;
+}
+
+// Has the kernel write what programs have changed through mappings, as long as it still can.
+void write_dirty_pages(const std::string& mount_point) {
+  const FileDescriptor root(::open(mount_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (root && ::syncfs(root.get()) != 0)
+    spdlog::error("what was changed on {} cannot be written: {}", mount_point, std::strerror(errno));
+}
+
+std::string describe_use(const Session& session) {
+  const auto mount = find_mount(session.device());
+  if (mount && *mount) return fmt::format("is mounted already on {}", (*mount)->mount_point);
+  return fmt::format("is still in use although it was unmounted from {} (open files, or another mount namespace)",
+                     session.directory());
 }
 
 }  // namespace
@@ -93,6 +117,7 @@ class Daemon::Conversation {
       const auto operation = request.value("op", "");
       if (operation == "mount") return prepare(request, std::move(descriptor));
       if (operation == "mounted") return start(request);
+      if (operation == "remounted") return remounted(request);
       if (operation == "mounts") return daemon_.mounts();
       auto reply = execute(*daemon_.pool_, request, &daemon_, [&](std::uint64_t done, std::uint64_t total) {
         (void)channel_.send(json{{"progress", {{"done", done}, {"total", total}}}}.dump());
@@ -122,9 +147,16 @@ class Daemon::Conversation {
 
   json start(const json& request) {
     if (!prepared_) return error_reply({ErrorCode::kInvalid, "no mount was prepared"});
-    daemon_.start(prepared_, makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>()));
+    daemon_.start(prepared_, device_in(request));
     prepared_.reset();
     return json::object();
+  }
+
+  json remounted(const json& request) {
+    const auto session = daemon_.find_session(device_in(request));
+    if (!session) return error_reply({ErrorCode::kNotFound, "the daemon does not know this mount"});
+    const auto done = session->remounted(request.value("read_only", false), request.value("access_time", true));
+    return done ? json::object() : error_reply(done.error());
   }
 
   Daemon& daemon_;
@@ -206,8 +238,8 @@ Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bo
       std::lock_guard lock(mutex_);
       for (const auto& session : sessions_)
         if (session->volume_name() == name && session->is_connected())
-          return fail(ErrorCode::kBusy, fmt::format("volume {} of {} is mounted already on {}", name,
-                                                    options_.pool_path, session->directory()));
+          return fail(ErrorCode::kBusy,
+                      fmt::format("volume {} of {} {}", name, options_.pool_path, describe_use(*session)));
     }
     if (Clock::now() >= deadline) return volume;
     std::this_thread::sleep_for(10ms);
@@ -243,6 +275,12 @@ std::shared_ptr<Session> Daemon::find_session(VolumeNumber volume) {
   for (const auto& session : sessions_)
     if (session->volume_number() == volume && session->started()) return session;
   return nullptr;
+}
+
+std::shared_ptr<Session> Daemon::find_session(dev_t st_dev) {
+  std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(sessions_, st_dev, &Session::device);
+  return found == sessions_.end() ? nullptr : *found;
 }
 
 std::shared_ptr<Volume> Daemon::find(std::string_view name) {
@@ -296,15 +334,39 @@ void Daemon::end_sessions() {
     for (const auto& session : sessions_)
       if (session->started()) sessions.push_back(session);
   }
-  for (const auto& session : sessions) detach_mount(session->device());
+  for (const auto& session : sessions) {
+    const auto mount_point = reachable_mount_point(*session);
+    if (!mount_point) continue;
+    write_dirty_pages(*mount_point);
+    ::umount2(mount_point->c_str(), MNT_DETACH);
+  }
   const auto deadline = Clock::now() + kLazyUnmountTime;
   for (const auto& session : sessions) {
     while (session->is_connected() && Clock::now() < deadline) std::this_thread::sleep_for(10ms);
+    if (session->is_connected())
+      spdlog::warn("{} is still in use: who uses it gets errors from now on", session->directory());
     session->stop();
   }
 }
 
+void Daemon::commit_sessions() {
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    std::lock_guard lock(mutex_);
+    sessions = sessions_;
+  }
+  for (const auto& session : sessions) {
+    if (!session->started()) continue;
+    const auto volume = session->volume();
+    if (volume == nullptr || volume->read_only()) continue;
+    if (const auto done = volume->sync_all(); !done)
+      spdlog::error("volume {} cannot be brought up to date: {}", session->volume_name(), describe(done.error()));
+  }
+}
+
 bool Daemon::run() {
+  // The hang-up of a terminal is the end of what was started in it; a daemon without one is told something else.
+  const bool hangup_ends = static_cast<bool>(FileDescriptor(::open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC)));
   sigset_t signals;
   sigemptyset(&signals);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
@@ -316,8 +378,13 @@ bool Daemon::run() {
     (void)!::read(wake_.get(), &count, sizeof count);
     signalfd_siginfo signal;
     if (::read(signal_queue.get(), &signal, sizeof signal) == sizeof signal) {
-      spdlog::info("signal {}: ending", signal.ssi_signo);
-      end_sessions();
+      if (signal.ssi_signo == SIGHUP && !hangup_ends) {
+        spdlog::info("signal {}: going on", ::strsignal(SIGHUP));
+        commit_sessions();
+      } else {
+        spdlog::info("signal {}: ending", ::strsignal(static_cast<int>(signal.ssi_signo)));
+        end_sessions();
+      }
     }
     reap_sessions();
   }

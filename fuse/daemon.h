@@ -7,7 +7,8 @@
 // says that the volume is there and free. The program then calls mount(2), which succeeds before anybody serves the
 // mount, and sends
 //   {"op": "mounted", major, minor}                      with the st_dev of the new mount; the reply is {}.
-// If the connection ends in between, the volume is given back.
+// If the connection ends in between, the volume is given back. After a remount it sends
+//   {"op": "remounted", major, minor, read_only, access_time}                                  the reply is {}.
 //
 // A daemon that is about to end replies {"ending": true} to everything: the caller tries again, with the next daemon.
 #pragma once
@@ -43,8 +44,9 @@ class Daemon : public MountedVolumes {
   static Result<std::unique_ptr<Daemon>> open(const DaemonOptions& options);
   ~Daemon() override;
 
-  // Serves until the last mount is gone, nobody wanted one, or SIGTERM, SIGINT or SIGHUP, which the caller must have
-  // blocked in every thread. Returns whether there ever was a mount.
+  // Serves until the last mount is gone, nobody wanted one, or a signal says so, which the caller must have blocked in
+  // every thread: SIGTERM and SIGINT end it, and so does SIGHUP where there is a terminal to hang up. Elsewhere SIGHUP
+  // commits what is lazy. Returns whether there ever was a mount.
   bool run();
 
   std::shared_ptr<Volume> find(std::string_view name) override;
@@ -62,11 +64,13 @@ class Daemon : public MountedVolumes {
   void start(const std::shared_ptr<Session>& session, dev_t st_dev);
   void give_up(const std::shared_ptr<Session>& session);
   std::shared_ptr<Session> find_session(VolumeNumber volume);
+  std::shared_ptr<Session> find_session(dev_t st_dev);
 
   void wake();
   void reap_sessions();
   bool should_end();
   void end_sessions();
+  void commit_sessions();
 
   DaemonOptions options_;
   std::unique_ptr<Pool> pool_;

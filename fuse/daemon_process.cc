@@ -1,6 +1,7 @@
 #include "fuse/daemon_process.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -56,6 +57,27 @@ void leave_terminal(int keep) {
   ::close_range(static_cast<unsigned>(keep) + 1, ~0u, 0);
 }
 
+bool is_same(const struct stat& one, const struct stat& other) {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+// A daemon keeps the mount namespace that it lives in, and every mount in there, from going away with its last user. It
+// serves mounts of all namespaces, so it moves to that of process 1, if the pool and the control sockets are the same
+// there; else the namespace of the first mount has to do.
+void join_first_namespace(const std::string& pool_path) {
+  const FileDescriptor own(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+  const FileDescriptor first(::open("/proc/1/ns/mnt", O_RDONLY | O_CLOEXEC));
+  struct stat here, there, pool, pool_there, run, run_there;
+  if (!own || !first || ::fstat(own.get(), &here) != 0 || ::fstat(first.get(), &there) != 0 || is_same(here, there))
+    return;
+  if (::stat(pool_path.c_str(), &pool) != 0 || ::stat("/run", &run) != 0) return;
+  if (::setns(first.get(), CLONE_NEWNS) != 0) return;
+  if (::stat(pool_path.c_str(), &pool_there) == 0 && is_same(pool, pool_there) && ::stat("/run", &run_there) == 0 &&
+      is_same(run, run_there))
+    return;
+  (void)::setns(own.get(), CLONE_NEWNS);
+}
+
 void write_line(int pipe, const nlohmann::json& line) {
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   (void)!::write(pipe, text.data(), text.size());
@@ -63,6 +85,7 @@ void write_line(int pipe, const nlohmann::json& line) {
 
 [[noreturn]] void be_daemon(const DaemonOptions& options, int ready_pipe) {
   leave_terminal(ready_pipe);
+  join_first_namespace(options.pool_path);
   prepare_process();
   spdlog::set_default_logger(spdlog::syslog_logger_mt("daxcow", "daxcow", LOG_PID, LOG_DAEMON));
   auto daemon = Daemon::open(options);

@@ -120,7 +120,7 @@ std::optional<int> parse_command_line(int argc, char** argv, CommandLine& line) 
 
 Result<std::string> canonical(const std::string& path) {
   char resolved[PATH_MAX];
-  if (::realpath(path.c_str(), resolved) == nullptr) return std::unexpected(Error::from_errno(errno, path));
+  if (::realpath(path.c_str(), resolved) == nullptr) return std::unexpected(path_error(errno, path));
   return std::string(resolved);
 }
 
@@ -131,7 +131,7 @@ Result<MountRequest> make_request(const CommandLine& line) {
   request.options = line.options;
   request.debug = line.debug;
   struct stat status;
-  if (::stat(request.directory.c_str(), &status) != 0) return std::unexpected(Error::from_errno(errno, line.directory));
+  if (::stat(request.directory.c_str(), &status) != 0) return std::unexpected(path_error(errno, line.directory));
   if (!S_ISDIR(status.st_mode)) return fail(ErrorCode::kNotDirectory, line.directory + " is not a directory");
   return request;
 }
@@ -197,7 +197,7 @@ int mount_in_foreground(const MountRequest& request) {
 int run(int argc, char** argv) {
   CommandLine line;
   if (const auto exit_code = parse_command_line(argc, argv, line)) return *exit_code;
-  if (::geteuid() != 0) return complain(kUsage, "only root can mount");
+  if (::geteuid() != 0) return complain(kUsage, "only root can mount, also what fstab lets users mount");
   const auto request = make_request(line);
   if (!request) return complain(kMountFailure, describe(request.error()));
   if (line.pretend) return kSuccess;

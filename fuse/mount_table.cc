@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -56,6 +57,13 @@ Result<std::optional<MountEntry>> find_mount(dev_t device) {
 
 Result<std::optional<MountEntry>> find_mount(const std::string& mount_point) {
   return find_last([&](const MountEntry& entry) { return entry.mount_point == mount_point; });
+}
+
+Result<std::optional<MountEntry>> find_mount_above(const std::string& path) {
+  std::error_code problem;
+  const auto whole = std::filesystem::absolute(path, problem).lexically_normal() / "";
+  if (problem) return std::optional<MountEntry>();
+  return find_last([&](const MountEntry& entry) { return whole.native().starts_with(entry.mount_point + "/"); });
 }
 
 }  // namespace daxcow

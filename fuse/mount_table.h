@@ -22,5 +22,8 @@ struct MountEntry {
 Result<std::optional<MountEntry>> find_mount(dev_t device);
 // The daxcow mount at this directory (the uppermost, with a canonical path).
 Result<std::optional<MountEntry>> find_mount(const std::string& mount_point);
+// The daxcow mount that the path is on by its words alone: symbolic links are not followed. For a mount whose files
+// cannot be looked at any more.
+Result<std::optional<MountEntry>> find_mount_above(const std::string& path);
 
 }  // namespace daxcow

@@ -122,6 +122,12 @@ Result<> remount(const MountRequest& request) {
   }
   if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
+  const auto told = TRY(call_daemon(mounted->source, {{"op", "remounted"},
+                                                      {"major", major(mounted->device)},
+                                                      {"minor", minor(mounted->device)},
+                                                      {"read_only", request.options.read_only},
+                                                      {"access_time", request.options.behaviour.access_time}}));
+  if (!told) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {} any more", mounted->source));
   return {};
 }
 

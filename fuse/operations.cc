@@ -113,7 +113,7 @@ struct stat to_stat(const Attributes& attributes) {
 fuse_entry_param to_entry(const MountContext& mount, const Attributes& attributes) {
   fuse_entry_param entry{};
   entry.ino = attributes.inode.value;
-  entry.generation = attributes.generation;
+  if (entry.ino != FUSE_ROOT_ID) entry.generation = attributes.generation;  // the kernel made the root: it is 0
   entry.attr = to_stat(attributes);
   entry.attr_timeout = mount.behaviour.attribute_timeout_seconds;
   entry.entry_timeout = mount.behaviour.entry_timeout_seconds;

@@ -6,6 +6,7 @@
 // Session::invalidate().
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -28,6 +29,7 @@ struct MountBehaviour {
 struct MountContext {
   std::shared_ptr<Volume> volume;
   MountBehaviour behaviour;
+  std::atomic<bool> access_time = true;  // behaviour.access_time, until a remount says something else
   fuse_session* session = nullptr;
 };
 

@@ -78,7 +78,7 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
   const auto start = static_cast<std::uint64_t>(offset);
   int result;
   {
-    const auto lease = mount.volume->read(inode, start, size, mount.behaviour.access_time);
+    const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
     if (!lease) return reply_error(request, lease.error());
     const auto pieces = lease->pieces();
     result = fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));

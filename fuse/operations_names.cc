@@ -13,16 +13,19 @@ namespace daxcow::handlers {
 
 namespace {
 
-// LOOKUP of "." in the inode itself, a directory or not: an NFS handle names an inode that the kernel no longer knows,
-// and which may have been removed.
-void lookup_self(fuse_req_t request, InodeNumber inode) {
+// LOOKUP of "." (the inode itself, a directory or not) and "..": how the kernel finds what a file handle names and it does not
+// know. Nobody holds a directory meanwhile, so the inode may go before it is counted, and its number may be another's then.
+// One without a name is gone for handles: if somebody had it open, the kernel would know it.
+void lookup_unheld(fuse_req_t request, InodeNumber inode, const char* name) {
   auto& volume = handlers::volume(request);
-  if (const auto found = volume.attributes(inode); !found) return reply_error(request, found.error());
-  volume.remember(inode);
-  const auto attributes = volume.attributes(inode);  // nobody holds its directory: it may have gone in between
-  if (attributes) return reply_counted_entry(request, *attributes);
-  volume.forget(inode, 1);
-  reply_error(request, attributes.error());
+  const auto found = volume.lookup(inode, name);
+  if (!found) return reply_error(request, found.error());
+  volume.remember(found->inode);
+  const auto counted = volume.attributes(found->inode);
+  if (counted && counted->generation == found->generation && counted->link_count != 0)
+    return reply_counted_entry(request, *counted);
+  volume.forget(found->inode, 1);
+  reply_error(request, counted ? Error{ErrorCode::kStale, {}} : counted.error());
 }
 
 // The default list of a directory, if it has one. A list that cannot be read stops the creation: the new inode would be
@@ -87,7 +90,8 @@ Result<Attributes> create_inode(fuse_req_t request, fuse_ino_t parent, const cha
 
 void lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
   auto& mount = context(request);
-  if (std::strcmp(name, ".") == 0) return lookup_self(request, InodeNumber(parent));
+  if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0)
+    return lookup_unheld(request, InodeNumber(parent), name);
   const auto found = mount.volume->lookup(InodeNumber(parent), name);
   if (found) return reply_entry(request, *found);
   if (found.error().code != ErrorCode::kNotFound) return reply_error(request, found.error());

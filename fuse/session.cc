@@ -37,7 +37,8 @@ struct LoopConfig {
 
 Session::Session(std::shared_ptr<Volume> volume, SessionOptions options)
     : options_(std::move(options)),
-      context_{.volume = std::move(volume), .behaviour = options_.behaviour},
+      context_{
+          .volume = std::move(volume), .behaviour = options_.behaviour, .access_time = options_.behaviour.access_time},
       volume_number_(context_.volume->number()),
       volume_name_(context_.volume->name()),
       read_only_(context_.volume->read_only()) {}
@@ -113,6 +114,12 @@ std::shared_ptr<Volume> Session::volume() const {
 bool Session::is_connected() const {
   pollfd device{fuse_session_fd(session_), POLLIN, 0};
   return ::poll(&device, 1, 0) >= 0 && (device.revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
+}
+
+Result<> Session::remounted(bool read_only, bool access_time) {
+  context_.access_time = access_time && !read_only;
+  const auto volume = this->volume();
+  return read_only && volume != nullptr ? volume->sync_all() : Result<>{};
 }
 
 void Session::invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {

@@ -49,6 +49,9 @@ class Session {
   // Whether the kernel still has the mount.
   bool is_connected() const;
 
+  // The kernel has changed the mount's flags. A mount that may not be written to any more gets what is lazy now.
+  Result<> remounted(bool read_only, bool access_time);
+
   // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not
   // with a lock held that a request could wait for.
   void invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length);

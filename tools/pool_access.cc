@@ -36,12 +36,7 @@ Error about_pool(const std::string& path, const Error& error) { return {error.co
 
 Result<std::string> resolve_pool(const std::string& name) {
   struct stat status {};
-  if (::stat(name.c_str(), &status) != 0) {
-    if (errno == ENOTCONN)
-      return fail(ErrorCode::kIo,
-                  fmt::format("{}: the daemon of this mount has died; umount it, and mount it again", name));
-    return std::unexpected(Error::from_errno(errno, name));
-  }
+  if (::stat(name.c_str(), &status) != 0) return std::unexpected(path_error(errno, name));
   auto file = find_mounted_file(name);
   if (file) return std::move(file->pool_path);
   if (file.error().code != ErrorCode::kUnsupported) return std::unexpected(std::move(file).error());

@@ -35,13 +35,13 @@ Result<OpenFile> open_file(const std::string& path, int flags, mode_t mode) {
   if (flags & O_CREAT) {
     file.descriptor = FileDescriptor(::open(path.c_str(), flags | O_EXCL, mode));
     file.made = static_cast<bool>(file.descriptor);
-    if (!file.made && errno != EEXIST) return std::unexpected(Error::from_errno(errno, path));
+    if (!file.made && errno != EEXIST) return std::unexpected(path_error(errno, path));
   }
   if (!file.made) file.descriptor = FileDescriptor(::open(path.c_str(), flags & ~O_CREAT));
-  if (!file.descriptor) return std::unexpected(Error::from_errno(errno, path));
+  if (!file.descriptor) return std::unexpected(path_error(errno, path));
   const auto fill = [&]() -> Result<> {
     struct stat status {};
-    if (::fstat(file.descriptor.get(), &status) != 0) return std::unexpected(Error::from_errno(errno, path));
+    if (::fstat(file.descriptor.get(), &status) != 0) return std::unexpected(path_error(errno, path));
     if (S_ISDIR(status.st_mode)) return fail(ErrorCode::kIsDirectory, fmt::format("{}: is a directory", path));
     if (!S_ISREG(status.st_mode)) return fail(ErrorCode::kInvalid, fmt::format("{}: not a regular file", path));
     file.mode = status.st_mode & 0777;
@@ -49,7 +49,7 @@ Result<OpenFile> open_file(const std::string& path, int flags, mode_t mode) {
     if (!mounted && mounted.error().code == ErrorCode::kUnsupported)
       return fail(ErrorCode::kUnsupported, fmt::format("{}: not on a daxcow mount", path));
     file.mounted = TRY(std::move(mounted));
-    if (::fsync(file.descriptor.get()) != 0) return std::unexpected(Error::from_errno(errno, path));
+    if (::fsync(file.descriptor.get()) != 0) return std::unexpected(path_error(errno, path));
     return {};
   };
   if (auto filled = fill(); !filled) {

@@ -4,59 +4,7 @@
 # mkfs.daxcow: 1 and 2; fsck.daxcow: 8 and 16.
 set -uo pipefail
 
-((EUID == 0)) || { echo "SKIPPED: mounting needs root"; exit 77; }
-[[ -c /dev/fuse ]] && { : <>/dev/fuse; } 2>/dev/null || { echo "SKIPPED: /dev/fuse cannot be opened"; exit 77; }
-export PATH=${DAXCOW_BIN_DIR:?where the built programs are}:$PATH
-
-base=${DAXCOW_TEST_POOLS:-/dev/shm}
-[[ -w $base ]] || base=${TMPDIR:-/tmp}
-work=$(mktemp -d "$base/daxcow-errors-XXXXXX") || exit 1
-cd "$work" || exit 1
-chmod 755 . # nobody runs tools here
-failures=0
-
-cleanup() {
-  cd /
-  local point
-  for point in "$work"/mnt*; do
-    if mountpoint -q "$point"; then umount "$point" || umount -l "$point"; fi
-  done
-  wait_for_end "$work"/*.pool
-  rm -rf "$work"
-}
-trap cleanup EXIT
-
-# The daemon of a pool holds its lock until it has ended.
-wait_for_end() {
-  local pool
-  for pool; do
-    [[ -f $pool ]] && flock -x -w 30 "$pool" true
-  done
-}
-
-fail() {
-  echo "FAILED: $*" >&2
-  failures=$((failures + 1))
-}
-
-# refused CODE WORDS COMMAND...: the command fails with this code and says one line, with these words and the program's
-# name.
-refused() {
-  local code=$1 words=$2 status
-  shift 2
-  timeout -k 5 60 "$@" >out 2>err </dev/null
-  status=$?
-  [[ $status == "$code" ]] || fail "$*: exit code $status, not $code: $(cat err)"
-  [[ $(wc -l <err) == 1 && ! -s out ]] || fail "$*: not one line: $(cat out err)"
-  grep -qiE -- "$words" err || fail "$*: says '$(cat err)', without '$words'"
-  grep -qE '^(mkfs|mount|fsck)?\.?daxcow( [a-z-]+)*: ' err || fail "$*: does not say who speaks: $(cat err)"
-}
-
-works() {
-  timeout -k 5 60 "$@" >out 2>err </dev/null || fail "$*: exit code $?: $(cat out err)"
-}
-
-as_nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+. "$(dirname "$0")/fixture.bash" errors
 
 mkdir mnt mnt2
 works mkfs.daxcow -q --size 64M good.pool
@@ -138,6 +86,7 @@ refused 1 "threads" mount.daxcow good.pool mnt -o threads=1
 refused 32 "no such file" mount.daxcow good.pool nowhere
 refused 32 "not a directory" mount.daxcow good.pool file
 refused 32 "none" mount.daxcow good.pool mnt -o volume=none
+refused 32 "not a daxcow mount" mount.daxcow -o remount,ro good.pool mnt
 wait_for_end good.pool
 works fsck.daxcow good.pool
 refused 1 "root" "${as_nobody[@]}" mount.daxcow good.pool mnt
@@ -192,10 +141,17 @@ works fsck.daxcow good.pool
 
 # --- a dead daemon ---------------------------------------------------------------------------------------------------
 works mount.daxcow good.pool mnt
-process=$(daxcow stat --json good.pool | sed -n 's/.*"process": *\([0-9]*\).*/\1/p' | head -n 1)
-kill -9 "$process"
+kill -9 "$(daemon_of good.pool)"
 wait_for_end good.pool
-refused 1 "died|umount" daxcow stat mnt
+refused 1 "is gone.*umount -l $work/mnt .*fsck.daxcow $work/good.pool" daxcow stat mnt
+refused 1 "is gone.*umount -l $work/mnt " daxcow map mnt/file
+refused 1 "is gone.*umount -l $work/mnt " daxcow clone mnt/file mnt/other
+refused 32 "is gone.*umount -l $work/mnt " mount.daxcow good.pool mnt
+# Also when the kernel still knows the files, and when the pool has a new daemon.
+works mount.daxcow good.pool mnt2
+refused 1 "is gone.*umount -l $work/mnt " daxcow stat mnt
+works umount mnt2
+wait_for_end good.pool
 umount mnt || umount -l mnt
 works mount.daxcow good.pool mnt
 [[ $(cat mnt/file) == kept ]] || fail "lost when the daemon was killed"
@@ -260,5 +216,4 @@ works umount mnt
 wait_for_end held.pool
 works fsck.daxcow held.pool
 
-((failures == 0)) || { echo "$failures failed" >&2; exit 1; }
-echo "all as it should be"
+finish
