@@ -86,8 +86,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
-  const auto apply = [&](Transaction& transaction, InodeRecord& record) {
-    state.take_times(transaction, *held, record);
+  const auto apply = [&](InodeRecord& record) {
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
     if (change.gid) record.gid = *change.gid;
@@ -97,11 +96,14 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
     set_time(record, kChange, current_time());
   };
   if (change.size_bytes) {
-    TRY(state.truncate_locked(*held, *change.size_bytes, apply));
+    // Which sets the times of a truncation; they are newer than those that were kept back.
+    TRY(state.truncate_locked(*held, *change.size_bytes, [&](Transaction&, InodeRecord& record) { apply(record); }));
   } else {
     TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state.own_inode(transaction, inode))) return Step::kAgain;
-      apply(transaction, *TRY(state.table.edit(transaction, inode)));
+      InodeRecord* record = TRY(state.table.edit(transaction, inode));
+      state.take_times(transaction, *held, *record);
+      apply(*record);
       return Step::kDone;
     }));
   }

@@ -36,7 +36,11 @@ Result<> zero_part(State& state, InodeState& held, std::uint64_t offset, std::ui
 }
 
 Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
-  if (range.count == 0) return {};
+  if (range.count == 0) {  // parts of blocks, holes perhaps: zeroed already, and counted as a write in place
+    const LockGuard guard(held.times_mutex);
+    held.times.modification = held.times.change = current_time();
+    return {};
+  }
   std::vector<std::tuple<FileBlock, BlockNumber>> healed;
   if (state.store.ledger().size() != 0) {
     const FileView view = TRY(view_of(state, held.number, range));
