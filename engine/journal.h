@@ -15,6 +15,7 @@
 
 #include "engine/block.h"
 #include "engine/format.h"
+#include "engine/function_ref.h"
 #include "engine/medium.h"
 #include "engine/result.h"
 #include "engine/types.h"
@@ -42,6 +43,10 @@ class Journal {
     std::vector<Block> contents;  // parallel to groups; lines outside of the mask are undefined
   };
   Result<Recovered> recover();
+  // Brings home what recover() found: every line to home and mirror, then drains. Lines that read equal too, for after the
+  // end of a process they may have been in a cache only. Names the copies that cannot be stored to. Returns whether any
+  // line read otherwise before.
+  Result<bool> apply(const Recovered& recovered, FunctionRef<void(BlockNumber block, bool mirror)> on_failed_copy);
 
   // True if a record with these changes fits.
   static bool fits(std::uint64_t groups, std::uint64_t lines) {

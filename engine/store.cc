@@ -185,20 +185,12 @@ Result<> Store::renew_superblocks() {
 }
 
 Result<> Store::recover() {
-  auto recovered = TRY(journal_.recover());
+  const auto recovered = TRY(journal_.recover());
   // Read-only media are opened through an overlay, which takes these stores in DRAM.
-  for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
-    const auto [block, mask] = recovered.groups[i];
-    for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
-      if ((mask >> line & 1) == 0) continue;
-      const std::span<const std::byte> bytes(recovered.contents[i].bytes + line * kLineBytes, kLineBytes);
-      for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
-        const BlockNumber at = copy == Copy::kPrimary ? block : Metadata::mirror_of(block);
-        if (!medium_->store(byte_offset(at) + line * kLineBytes, bytes)) bad_copy({block, copy});
-      }
-    }
-  }
-  return medium_->drain();
+  TRY(journal_.apply(recovered, [this](BlockNumber block, bool mirror) {
+    bad_copy({block, mirror ? Copy::kMirror : Copy::kPrimary});
+  }));
+  return {};
 }
 
 Result<> Store::scan() {
