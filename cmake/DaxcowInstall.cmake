@@ -21,3 +21,13 @@ install(CODE [[
     file(CREATE_LINK "${targets}/${tool}.daxcow" "${link}" SYMBOLIC)
   endforeach()
 ]])
+
+# Units of systemd, with the paths of this installation. The mount unit is an example: its name and content are the
+# administrator's.
+set(units ${PROJECT_SOURCE_DIR}/packaging/systemd)
+foreach(unit daxcow@.service daxcow-scrub@.service)
+  configure_file(${units}/${unit}.in ${PROJECT_BINARY_DIR}/systemd/${unit} @ONLY)
+endforeach()
+install(FILES ${PROJECT_BINARY_DIR}/systemd/daxcow@.service ${PROJECT_BINARY_DIR}/systemd/daxcow-scrub@.service
+              ${units}/daxcow-scrub@.timer DESTINATION lib/systemd/system)
+install(FILES ${units}/mnt-data.mount DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)

@@ -1,5 +1,7 @@
 #include "engine/result.h"
 
+#include <syslog.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -85,7 +87,9 @@ const char* describe(ErrorCode code) {
 std::string describe(const Error& error) { return error.message.empty() ? describe(error.code) : error.message; }
 
 void check_failed(const char* condition, const char* file, int line) {
-  std::fprintf(stderr, "daxcow: internal error, stopping before more is written: %s (%s:%d)\n", condition, file, line);
+  constexpr const char* kFormat = "daxcow: internal error, stopping before more is written: %s (%s:%d)\n";
+  std::fprintf(stderr, kFormat, condition, file, line);
+  ::syslog(LOG_DAEMON | LOG_CRIT, kFormat, condition, file, line);  // a daemon has nobody who reads its standard error
   std::abort();
 }
 

@@ -21,6 +21,7 @@
 #include "engine/medium_pmem2.h"
 #include "fuse/control_client.h"
 #include "fuse/mount_table.h"
+#include "fuse/service_manager.h"
 
 namespace daxcow {
 
@@ -91,6 +92,7 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   daemon->notifier_ =
       std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
   daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
+  spdlog::info("{} is open", options.pool_path);
   return daemon;
 }
 
@@ -98,7 +100,9 @@ Daemon::~Daemon() {
   server_.reset();  // first: the next daemon makes its own socket as soon as it has the pool
   notifier_.reset();
   sessions_.clear();
+  if (pool_ == nullptr) return;
   pool_.reset();
+  spdlog::info("{} is closed", options_.pool_path);
 }
 
 // --- requests --------------------------------------------------------------------------------------------------------
@@ -334,6 +338,7 @@ void Daemon::end_sessions() {
     for (const auto& session : sessions_)
       if (session->started()) sessions.push_back(session);
   }
+  tell_service_manager("STOPPING=1");
   for (const auto& session : sessions) {
     const auto mount_point = reachable_mount_point(*session);
     if (!mount_point) continue;

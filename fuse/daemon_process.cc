@@ -19,6 +19,7 @@
 #include <spdlog/spdlog.h>
 
 #include "fuse/library.h"
+#include "fuse/service_manager.h"
 
 namespace daxcow {
 
@@ -44,6 +45,13 @@ void prepare_process() {
   sigprocmask(SIG_BLOCK, &handled, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   fuse_set_log_func(log_of_libfuse);
+}
+
+void log_to_syslog() { spdlog::set_default_logger(spdlog::syslog_logger_mt("daxcow", "daxcow", LOG_PID, LOG_DAEMON)); }
+
+void log_to_stderr() {
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("daxcow", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
 }
 
 void leave_terminal(int keep) {
@@ -87,7 +95,7 @@ void write_line(int pipe, const nlohmann::json& line) {
   leave_terminal(ready_pipe);
   join_first_namespace(options.pool_path);
   prepare_process();
-  spdlog::set_default_logger(spdlog::syslog_logger_mt("daxcow", "daxcow", LOG_PID, LOG_DAEMON));
+  log_to_syslog();
   auto daemon = Daemon::open(options);
   if (!daemon) {
     write_line(ready_pipe, error_reply(daemon.error()));
@@ -134,8 +142,10 @@ Result<> start_daemon(const DaemonOptions& options) {
 
 Result<bool> run_daemon_here(const DaemonOptions& options, bool debug, const std::function<void()>& ready) {
   prepare_process();
-  spdlog::set_default_logger(
-      std::make_shared<spdlog::logger>("daxcow", std::make_shared<spdlog::sinks::stderr_sink_mt>()));
+  if (stderr_is_journal())
+    log_to_syslog();
+  else
+    log_to_stderr();
   spdlog::set_level(debug ? spdlog::level::debug : spdlog::level::info);
   auto daemon = TRY(Daemon::open(options));
   ready();

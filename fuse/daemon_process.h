@@ -13,8 +13,9 @@ namespace daxcow {
 // process with one thread.
 Result<> start_daemon(const DaemonOptions& options);
 
-// Makes this process the daemon, logging to standard error, with every detail if `debug`. Calls `ready` once the
-// control socket is served. Returns whether there ever was a mount. For a process with one thread.
+// Makes this process the daemon, logging to standard error (to syslog if that leads to systemd's journal), with every
+// detail if `debug`. Calls `ready` once the control socket is served. Returns whether there ever was a mount. For a
+// process with one thread.
 Result<bool> run_daemon_here(const DaemonOptions& options, bool debug, const std::function<void()>& ready);
 
 }  // namespace daxcow

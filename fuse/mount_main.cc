@@ -20,6 +20,7 @@
 #include "fuse/daemon_process.h"
 #include "fuse/mount_options.h"
 #include "fuse/mounter.h"
+#include "fuse/service_manager.h"
 #include "version.h"
 
 namespace daxcow {
@@ -157,7 +158,9 @@ int mount_in_background(const MountRequest& request) {
   char byte;
   if (::read(ready, &byte, 1) != 1) ::_exit(kMountFailure);  // there will be no daemon, and it says why
   const auto no_daemon = [] { return Result<>(fail(ErrorCode::kIo, "the daemon has ended")); };
-  ::_exit(report(mount_pool(request, no_daemon)));
+  const int exit_code = report(mount_pool(request, no_daemon));
+  if (exit_code == kSuccess) tell_service_manager("READY=1");
+  ::_exit(exit_code);
 }
 
 // Serves until the last mount is gone. Waits for another daemon's end as mount_pool() does.

@@ -152,9 +152,14 @@ pid_t MountedPool::daemon() const {
   return daemon_;
 }
 
-void MountedPool::kill_daemon() {
-  REQUIRE(::syscall(SYS_pidfd_send_signal, daemon_process_.get(), SIGKILL, nullptr, 0) == 0);
+void MountedPool::end_daemon(int signal) {
+  REQUIRE(::syscall(SYS_pidfd_send_signal, daemon_process_.get(), signal, nullptr, 0) == 0);
   REQUIRE(wait_for_daemon_end(kDaemonEndMilliseconds));
+  if (signal != SIGKILL) mounts_.clear();
+}
+
+void MountedPool::kill_daemon() {
+  end_daemon(SIGKILL);
   for (const auto& mount : mounts_) CHECK(::umount2(mount.directory.c_str(), MNT_DETACH) == 0);
   mounts_.clear();
 }

@@ -63,6 +63,8 @@ class MountedPool {
   pid_t daemon() const;
   // Kills the daemon at once, and takes the dead mounts away.
   void kill_daemon();
+  // Sends a signal that the daemon ends by, in its own way.
+  void end_daemon(int signal);
 
   // Asks the daemon as the tools do, without the cost of a process.
   nlohmann::json ask(const nlohmann::json& request) const;
