@@ -121,6 +121,12 @@ void ExercisedFile::sync() {
   everything_written();
 }
 
+void ExercisedFile::write_stores() {
+  if (!unsynced_stores_) return;
+  if (fsync(file_.get()) != 0) fail_call("fsync");
+  everything_written();
+}
+
 void ExercisedFile::unmap() {
   if (mapping_ == nullptr) return;
   note(Kind::kUnmap, {});
@@ -159,10 +165,7 @@ void ExercisedFile::reopen() {
 void ExercisedFile::check_sparse() {
   note(Kind::kSparse, {});
   // FUSE kernels ask the daemon, which does not know of stores that are still in pages.
-  if (unsynced_stores_) {
-    if (fsync(file_.get()) != 0) fail_call("fsync");
-    everything_written();
-  }
+  write_stores();
   const auto size = model_.size();
   const auto seek = [&](std::uint64_t from, int whence) -> std::uint64_t {
     const auto found = lseek(file_.get(), static_cast<off_t>(from), whence);
@@ -259,10 +262,7 @@ void ExercisedFile::check_blocks(const struct stat& status) {
 
 void ExercisedFile::set_times() {
   note(Kind::kSetTimes, {});
-  if (unsynced_stores_) {
-    if (fsync(file_.get()) != 0) fail_call("fsync");
-    everything_written();
-  }
+  write_stores();
   constexpr std::uint64_t kSomeDayIn2001 = 1'000'000'000, kThirteenYears = 400'000'000;
   timespec times[2] = {};
   times[0].tv_nsec = UTIME_OMIT;
