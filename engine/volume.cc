@@ -50,7 +50,14 @@ Result<> Volume::State::writable() const {
   return {};
 }
 
-Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& record) {
+LazyTimes Volume::State::kept_times(InodeNumber inode) {
+  const auto state = inodes.find(inode);
+  if (!state) return {};
+  const LockGuard guard(state->times_mutex);
+  return state->times;
+}
+
+Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& record, const LazyTimes& kept) {
   Attributes attributes;
   attributes.inode = inode;
   attributes.generation = record.generation;
@@ -61,23 +68,28 @@ Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& re
   attributes.device = record.device;
   attributes.size_bytes = record.size_bytes;
   attributes.block_count = record.block_count;
-  attributes.access = time_of(record, kAccess);
-  attributes.modification = time_of(record, kModification);
-  attributes.change = time_of(record, kChange);
+  attributes.access = kept.access.value_or(time_of(record, kAccess));
+  attributes.modification = kept.modification.value_or(time_of(record, kModification));
+  attributes.change = kept.change.value_or(time_of(record, kChange));
   attributes.birth = time_of(record, kBirth);
-  if (const auto state = inodes.find(inode)) {
-    const LockGuard guard(state->times_mutex);
-    if (state->times.access) attributes.access = *state->times.access;
-    if (state->times.modification) attributes.modification = *state->times.modification;
-    if (state->times.change) attributes.change = *state->times.change;
-  }
   return attributes;
+}
+
+Result<Attributes> Volume::State::attributes_of(InodeNumber inode) {
+  for (;;) {
+    const LazyTimes before = kept_times(inode);
+    const InodeRecord record = TRY(read_record(inode));
+    const LazyTimes after = kept_times(inode);
+    // A time that is no longer kept back is in a newer record than this one perhaps, which has an older time.
+    const auto gone = [](const auto& then, const auto& now) { return then && !now; };
+    if (!gone(before.access, after.access) && !gone(before.modification, after.modification) && !gone(before.change, after.change))
+      return attributes_of(inode, record, after);
+  }
 }
 
 Result<Attributes> Volume::attributes(InodeNumber inode) {
   const State::Operation operation(*state_);
-  const InodeRecord record = TRY(state_->read_record(inode));
-  return state_->attributes_of(inode, record);
+  return state_->attributes_of(inode);
 }
 
 Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChange& change) {
@@ -107,7 +119,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
       return Step::kDone;
     }));
   }
-  return state.attributes_of(inode, TRY(state.read_record(inode)));
+  return state.attributes_of(inode);
 }
 
 // --- paths to what shall be changed ------------------------------------------------------------------------------------

@@ -129,25 +129,22 @@ Result<Attributes> Volume::lookup(InodeNumber directory, std::string_view name) 
     if (name == "..") {
       if (!is_directory(record)) return fail(ErrorCode::kNotDirectory);
       if (directory != format::kRootInode) directory = InodeNumber(record.parent);
-      record = TRY(state.read_record(directory));
     }
-    return state.attributes_of(directory, record);
+    return state.attributes_of(directory);
   }
   const auto held = state.inodes.get(directory);
   const std::shared_lock lock(held->lock);
   const auto index = TRY(state.index_of(*held));
-  InodeNumber inode;
-  const InodeRecord record = TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<InodeRecord> {
+  const InodeNumber inode = TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<InodeNumber> {
     const InodeRecord parent = TRY(state.table.read(reader, directory));
     if (!is_directory(parent)) return fail(ErrorCode::kNotDirectory);
     const auto found = TRY(find_entry(reader, parent, *index, name));
     if (!found) return fail(ErrorCode::kNotFound);
-    inode = found->inode;
-    auto child = state.table.read(reader, found->inode);
-    if (!child && child.error().code == ErrorCode::kStale) return fail(ErrorCode::kDamaged, "a directory entry leads nowhere");
-    return child;
+    return found->inode;
   }));
-  return state.attributes_of(inode, record);
+  auto attributes = state.attributes_of(inode);  // its name cannot go: that needs the directory's lock
+  if (!attributes && attributes.error().code == ErrorCode::kStale) return fail(ErrorCode::kDamaged, "a directory entry leads nowhere");
+  return attributes;
 }
 
 Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
@@ -293,7 +290,7 @@ Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, 
   }));
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
-  return state.attributes_of(made, result);
+  return State::attributes_of(made, result, {});
 }
 
 Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::string_view name) {
@@ -308,7 +305,6 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
   const Timestamp now = current_time();
   const std::uint8_t granules = granules_for(name.size());
   const DirectoryPosition position = index->find_room(granules);
-  InodeRecord result;
   TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     state.store.mutex.assert_held();
     if (TRY(state.own_inode(transaction, directory)) || TRY(state.own_directory_block(transaction, directory, position)) ||
@@ -326,12 +322,11 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
     TRY(state.add_parent(transaction, *record, directory, position));
     TRY(write_entry(transaction, *parent, position, name, inode, type_bits(record->mode), state.services.graveyard));
     touch(state, transaction, *held, *parent, now);
-    result = *record;
     return Step::kDone;
   }));
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
-  return state.attributes_of(inode, result);
+  return state.attributes_of(inode);
 }
 
 // --- removal -----------------------------------------------------------------------------------------------------------

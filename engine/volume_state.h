@@ -81,7 +81,9 @@ struct Volume::State {
   Result<format::InodeRecord> read_record(InodeNumber inode) {
     return store.read_consistent([&](BlockReader& reader) { return table.read(reader, inode); });
   }
-  Attributes attributes_of(InodeNumber inode, const format::InodeRecord& record);
+  LazyTimes kept_times(InodeNumber inode);
+  Result<Attributes> attributes_of(InodeNumber inode);
+  static Attributes attributes_of(InodeNumber inode, const format::InodeRecord& record, const LazyTimes& kept);
   Result<> writable() const;
 
   // --- inside a transaction -----------------------------------------------------------------------------------------------

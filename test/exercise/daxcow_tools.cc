@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
+#include <string_view>
+#include <thread>
 
 #include "engine/file_descriptor.h"
 #include "test/exercise/failure.h"
@@ -22,7 +25,15 @@ void DaxcowTools::snapshot(const std::string& name, bool read_only) const {
 }
 
 void DaxcowTools::delete_volume(const std::string& pool, const std::string& name) const {
-  run("daxcow", {"volume", "delete", pool, name});
+  // An unmount returns before the daemon has heard of it.
+  for (int left = 500;; --left) {
+    try {
+      return run("daxcow", {"volume", "delete", pool, name});
+    } catch (const Failure& failure) {
+      if (left == 0 || std::string_view(failure.what()).find("is mounted") == std::string_view::npos) throw;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
 }
 
 void DaxcowTools::mount(const std::string& pool, const std::string& volume, const std::string& directory, bool read_only) const {

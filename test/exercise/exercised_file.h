@@ -56,6 +56,7 @@ class ExercisedFile {
 
   // exercised_file.cc
   void sync();
+  void write_stores();  // those that a mapping has and the filesystem does not know of
   void unmap();
   void drop_pages();
   void reopen();

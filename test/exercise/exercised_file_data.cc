@@ -351,7 +351,7 @@ void ExercisedFile::copy_overlapping() {
 }
 
 void ExercisedFile::become_clone_of(const ExercisedFile& source) {
-  model_ = source.model_;
+  model_.become(source.model_);
   times_.modification_may_move = times_.change_may_move = true;
 }
 

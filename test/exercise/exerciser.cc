@@ -124,7 +124,7 @@ class Exerciser {
   Progress& progress_;
   const std::vector<Kind> lots_;
   std::optional<Snapshots> snapshots_;
-  const World* world_ = nullptr;
+  World* world_ = nullptr;
 };
 
 }  // namespace

@@ -38,6 +38,15 @@ void FileModel::allocate(std::uint64_t offset, std::uint64_t length, bool keep_s
   if (!keep_size) size_ = std::max(size_, offset + length);
 }
 
+void FileModel::become(const FileModel& source) {
+  bytes_ = source.bytes_;
+  size_ = source.size_;
+  const std::size_t blocks = (size_ + block_bytes_ - 1) / block_bytes_;
+  for (std::size_t block = 0; block < possible_.size(); ++block)
+    possible_[block] = source.possible_[block] || (block >= blocks && possible_[block]);
+  if (size_ != 0) occupy(size_ - 1, 1);
+}
+
 std::uint64_t FileModel::needed_blocks() const {
   std::uint64_t needed = 0;
   for (std::uint64_t offset = 0; offset < size_; offset += block_bytes_) {

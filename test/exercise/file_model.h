@@ -24,6 +24,8 @@ class FileModel {
   void punch(std::uint64_t offset, std::uint64_t length);
   void zero(std::uint64_t offset, std::uint64_t length, bool keep_size);
   void allocate(std::uint64_t offset, std::uint64_t length, bool keep_size);
+  // The content of another file. The last block may be copied instead of shared, and what is allocated behind the end stays.
+  void become(const FileModel& source);
 
   // Blocks with something in them, and blocks that can have been allocated since they were last given back.
   std::uint64_t needed_blocks() const;

@@ -16,12 +16,12 @@ const KindOfOperation& about(Kind kind) {
       {"read, mapped", 60, true},
       {"store, private mapping", 5, true},
       {"touch behind the end", 2, false},
-      {"write", 100, true},
-      {"writev", 20, true},
-      {"write, O_DIRECT", 30, true},
-      {"write, O_SYNC", 10, true},
-      {"append", 20, false},
-      {"store, mapped", 60, true},
+      {"write", 100, true, true},
+      {"writev", 20, true, true},
+      {"write, O_DIRECT", 30, true, true},
+      {"write, O_SYNC", 10, true, true},
+      {"append", 20, false, true},
+      {"store, mapped", 60, true, true},
       {"truncate", 40, false},
       {"punch hole", 30, true},
       {"zero range", 15, false},
@@ -91,6 +91,7 @@ std::string History::origin(std::span<const std::byte> bytes, const Pattern& pat
   if (!place) return "bytes that this process has not written";
   for (std::uint64_t back = 0; back < std::min<std::uint64_t>(count_, kLength); ++back) {
     const auto& operation = ring_[(count_ - 1 - back) % kLength];
+    if (!about(operation.kind).writes) continue;
     const auto start = Pattern::place_of(operation.number);
     if (*place < start || *place - start >= operation.length) continue;
     return fmt::format("what {} had for {:#x}", describe(operation), operation.offset + (*place - start));

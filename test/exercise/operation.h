@@ -61,6 +61,7 @@ struct KindOfOperation {
   const char* name;
   unsigned weight;    // of all that are possible
   bool keeps_size;    // can be done to a file that several processes share
+  bool writes = false;
 };
 const KindOfOperation& about(Kind kind);
 

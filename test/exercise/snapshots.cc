@@ -20,8 +20,9 @@ Snapshots::~Snapshots() {
   rmdir(place_.c_str());
 }
 
-void Snapshots::take(const World& world) {
+void Snapshots::take(World& world) {
   subdirectory_ = context_.features.below_mount + world.directory().substr(context_.options.directory.size());
+  world.write_stores();  // a FUSE kernel's syncfs begins to write, and does not wait
   const bool read_only = context_.random.one_in(2);
   ++count_;
   Operation operation{.kind = Kind::kSnapshot, .world = count_};

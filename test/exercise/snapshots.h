@@ -22,7 +22,7 @@ class Snapshots {
   Snapshots& operator=(const Snapshots&) = delete;
 
   // Takes one, looks at it or not, and at the oldest one for the last time when there are too many.
-  void take(const World& world);
+  void take(World& world);
   void end();
   // The world that the current operation is about, if it is a snapshot's.
   const World* current() const { return current_.get(); }

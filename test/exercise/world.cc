@@ -57,21 +57,24 @@ World::World(Context& context, const std::string& directory) : context_(context)
 }
 
 World::World(Context& context, const std::string& directory, unsigned number, const Memory& memory, bool read_only)
-    : context_(context), directory_(directory), number_(number), root_(open_directory(AT_FDCWD, directory)) {
+    : context_(context), directory_(directory), number_(number), root_(open_directory(AT_FDCWD, directory)), names_made_(memory.names_made) {
   for (const auto& file : memory.files) {
     files_.push_back(std::make_unique<ExercisedFile>(context_, root_.get(), number_, file.number, file.model, file.territory));
     current_ = file.number;
     files_.back()->names() = file.names;
     files_.back()->open(*file.names.begin(), read_only);
   }
-  names_made_ = 1u << 20;  // its new names differ from all that are there
 }
 
 Memory World::remember() const {
-  Memory memory;
+  Memory memory{.files = {}, .names_made = names_made_};
   for (const auto& file : files_)
     if (!file->names().empty()) memory.files.push_back({file->number(), file->names(), file->model(), file->territory()});
   return memory;
+}
+
+void World::write_stores() {
+  for (const auto& file : files_) file->write_stores();
 }
 
 ExercisedFile& World::any_file() {

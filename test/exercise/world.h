@@ -24,6 +24,7 @@ struct Memory {
     Territory territory;
   };
   std::vector<File> files;
+  std::uint64_t names_made = 0;  // so that new ones differ from all that are there
 };
 
 class World {
@@ -38,6 +39,7 @@ class World {
   // Everything that can be seen is as the models say.
   void compare(Kind way = Kind::kCompare);
   Memory remember() const;
+  void write_stores();  // of all files
 
   // The file that the current operation is about.
   unsigned current() const { return current_; }
