@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "engine/pool_layout.h"
+
 namespace daxcow::checker {
 
 using format::BlockDescriptor;
@@ -62,20 +64,8 @@ LeafKind data_kind(const InodeRecord& record, InodeNumber number, VolumeNumber v
   return LeafKind::kData;
 }
 
-TreeWalk::TreeWalk(Context& context, Tally tally) : context_(context), tally_(tally), known_(context.described.size()) {
-  for (const BlockNumber chunk : context.metadata.chunks()) chunks_.push_back(chunk.value);
-  std::ranges::sort(chunks_);
-}
-
-// Not the superblocks, the journal or a chunk.
-bool TreeWalk::is_data_space(BlockRun run) const {
-  if (run.first.value >= context_.pool_blocks || run.count > context_.pool_blocks - run.first.value) return false;
-  if (run.first == format::kSuperblockPrimary || run.end().value == context_.pool_blocks) return false;
-  if (run.first < format::kJournalChunk + format::kChunkBlocks && run.end() > format::kJournalChunk) return false;
-  if (run.count == 1) return !context_.metadata.in_chunk(run.first);
-  const auto chunk = std::ranges::lower_bound(chunks_, run.first.value / format::kChunkBlocks * format::kChunkBlocks);
-  return chunk == chunks_.end() || *chunk >= run.end().value;
-}
+TreeWalk::TreeWalk(Context& context, Tally tally)
+    : context_(context), tally_(tally), known_(context.described.size()) {}
 
 // In the graveyard the reference does not say what it leads to; the block does.
 LeafKind TreeWalk::kind_from_block(MapEntry entry) const {
@@ -230,7 +220,7 @@ Below TreeWalk::walk_entry(const Visit& visit, BlockNumber source, MapEntry entr
   if (entry.is_node()) return walk_node(visit, entry, log512, kind, at);
   if (kind != LeafKind::kData) return walk_leaf(visit, entry, kind, at);
   const BlockRun run{entry.block(), blocks_spanned(log512)};
-  if (!is_data_space(run)) {
+  if (!is_data_space(context_.metadata, context_.pool_blocks, run)) {
     Place place = visit.place;
     if (place.inode) place.offset_bytes = byte_offset(at);
     context_.findings.add(FindingKind::kOutOfRange, Severity::kLoss, run.first, place,
@@ -321,8 +311,7 @@ void TreeWalk::walk_inode(const Visit& visit, BlockNumber block, const InodeReco
     below.place.inode = number;
   }
   // References outside of the levels are none (see references.h); check_volume reports the levels.
-  const auto is_level = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-  if (is_level(record.data_level) && !has_flag(record, InodeFlag::kInlineSymlink)) {
+  if (format::is_valid_level(record.data_level) && !has_flag(record, InodeFlag::kInlineSymlink)) {
     const Fork data = data_fork(record, kind);
     if (kind == LeafKind::kInodes && !visit.buried && volume == kVolumeZero)
       volumes_.push_back({number, data});
@@ -331,7 +320,7 @@ void TreeWalk::walk_inode(const Visit& visit, BlockNumber block, const InodeReco
     else
       walk_fork(below, block, data);
   }
-  if (is_level(record.attribute_level)) walk_fork(below, block, attribute_fork(record));
+  if (format::is_valid_level(record.attribute_level)) walk_fork(below, block, attribute_fork(record));
 }
 
 void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const Block& content, FileBlock at) {

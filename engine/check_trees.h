@@ -84,14 +84,12 @@ class TreeWalk {
   Arrival arrive(const Visit& visit, BlockNumber block, format::BlockType type, std::uint8_t level,
                  format::LeafKind kind);
   BlockPtr enter(BlockNumber block, format::BlockType type);
-  bool is_data_space(BlockRun run) const;
   format::LeafKind kind_from_block(MapEntry entry) const;
   void report_unreachable();
 
   Context& context_;
   Tally tally_;
-  std::vector<Known> known_;           // by DescribedBlocks::index
-  std::vector<std::uint64_t> chunks_;  // sorted
+  std::vector<Known> known_;  // by DescribedBlocks::index
   std::vector<VolumeRoot> volumes_;
   std::vector<std::pair<BlockNumber, format::InodeRecord>> graveyards_;  // put off to the end; at most one
   std::optional<format::InodeRecord> volume_zero_;

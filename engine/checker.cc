@@ -1,7 +1,6 @@
 #include "engine/checker.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -95,7 +94,7 @@ Finding damage(FindingKind kind, BlockNumber block, std::string where, const Err
 
 // Applies the journal to the overlay. Returns whether that changed anything: the newest record is usually home already.
 Result<bool> replay(Medium& overlay, const Superblock& superblock) {
-  Journal journal(overlay, format::kJournalChunk, crc64(0, std::as_bytes(std::span(superblock.uuid))));
+  Journal journal(overlay, format::kJournalChunk, journal_seed(superblock));
   const auto recovered = TRY(journal.recover());
   return journal.apply(recovered, [](BlockNumber, bool) {});  // poison: said of the copy as a whole
 }

@@ -31,8 +31,7 @@ struct JournalChange {
 
 class Journal {
  public:
-  // `first`: the record area; its mirror follows. `seed`: from the pool's UUID, so that a record of an older pool on the
-  // same medium is never taken for one of this.
+  // `first`: the record area; its mirror follows. `seed`: see journal_seed() in checksum.h.
   Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
 
   // The newest valid record, after both copies were made equal (unless the medium is read-only). kDamaged if a record that
@@ -72,7 +71,6 @@ class Journal {
 
  private:
   std::uint64_t area_offset(bool mirror) const { return byte_offset(mirror ? first_ + format::kMirrorBlocks : first_); }
-  std::uint64_t check_of(const format::JournalHeader& header, std::span<const std::byte> payload) const;
   Result<std::vector<std::byte>> read_record(bool mirror);
 
   Medium& medium_;

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <optional>
 
-#include "engine/check_context.h"
+#include "engine/check_copies.h"
 #include "engine/repair_pool.h"
 
 namespace daxcow::repairer {
@@ -16,17 +16,6 @@ using format::RecordKind;
 using format::ReverseRecord;
 
 namespace {
-
-bool is_sane(const BlockDescriptor& descriptor) {
-  static constexpr BlockDescriptor kFree{};
-  if (descriptor.type == BlockType::kFree) return std::memcmp(&descriptor, &kFree, sizeof kFree) == 0;
-  if (static_cast<std::uint8_t>(descriptor.type) >= format::kBlockTypeCount || descriptor.reserved != 0) return false;
-  const auto kind = static_cast<std::uint8_t>(descriptor.leaf_kind);
-  if (descriptor.type != BlockType::kMapNode) return descriptor.level == 0 && kind == 0;
-  return descriptor.level >= 1 && descriptor.level <= format::kMaximumLevel &&
-         (kind == 0 || (kind >= static_cast<std::uint8_t>(format::LeafKind::kInodes) &&
-                        kind <= static_cast<std::uint8_t>(format::LeafKind::kGraveyard)));
-}
 
 class Chain {
  public:
@@ -65,8 +54,7 @@ class Chain {
         return;
       }
       for (std::uint64_t i = 0; i < format::kChunkPayload; ++i) {
-        if (is_sane(header->blocks[i])) continue;
-        pool_.undescribed.insert(base.value + i + 1);
+        if (checker::descriptor_fault(header->blocks[i])) pool_.undescribed.insert(base.value + i + 1);
       }
       pool_.metadata.adopt_chunk(base, *header);
       if (header->next == 0) return;

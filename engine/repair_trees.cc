@@ -54,7 +54,7 @@ class Claims {
     const format::InodeBlock inodes = content->as<format::InodeBlock>();
     for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
       const InodeRecord& inode = inodes.inodes[i];
-      if (inode.mode == 0 || !has_levels(inode)) continue;
+      if (inode.mode == 0 || !has_valid_levels(inode)) continue;
       const LeafKind kind = checker::data_kind(inode, InodeNumber(at.value * format::kInodesPerBlock + i), volume);
       if (kind == LeafKind::kDirectory || kind == LeafKind::kOrphans)
         TRY(fork(root_place(block, i, false), data_fork(inode, kind), [](BlockNumber, FileBlock) {}));
@@ -358,7 +358,7 @@ class Pruning {
     if (inode.mode == 0) {
       if (std::memcmp(&inode, &kFree, sizeof inode) == 0) return false;
       // With a generation it was one, and only its mode is gone.
-      if (inode.generation == 0 || !has_levels(inode) || inode.link_count == 0)
+      if (inode.generation == 0 || !has_valid_levels(inode) || inode.link_count == 0)
         return drop(place, "the rest of a free inode was cleared", false);
       inode.mode = 0600;
       changes = "mode";
@@ -454,7 +454,7 @@ class Pruning {
   // The tables of volumes and the graveyard.
   Result<> prune_postponed(const InodePlace& place, LeafKind kind, const Visit& visit) {
     const InodeRecord inode = TRY(read_inode(place));
-    if (!has_levels(inode)) return {};  // of the dry run
+    if (!has_valid_levels(inode)) return {};  // of the dry run
     const Below below = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
                                           static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
     std::string changes;
@@ -480,11 +480,10 @@ class Pruning {
     for (const std::uint64_t raw : inode.data)
       if (MapEntry{raw}.present()) kind = kind_from_block(MapEntry{raw});
     if (kind == LeafKind::kInodes || kind == LeafKind::kGraveyard) kind = LeafKind::kData;
-    const auto in_range = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-    if (in_range(inode.data_level) && !checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
+    if (format::is_valid_level(inode.data_level) && !checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
       TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
                         static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
-    if (in_range(inode.attribute_level)) TRY(prune_attributes(visit, place, inode));
+    if (format::is_valid_level(inode.attribute_level)) TRY(prune_attributes(visit, place, inode));
     return {};
   }
 
