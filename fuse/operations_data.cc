@@ -97,12 +97,14 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
 }
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
-void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info*) {
+void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file) {
   const Volume::WriteOptions options{.append = false, .kill_set_id = must_kill_set_id(request, InodeNumber(node))};
   const auto written = volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset),
                                              std::as_bytes(std::span(data, size)), options);
   if (!written) return reply_error(request, written.error());
-  if (options.kill_set_id) forget_mode(request, node);
+  // When it writes pages back, the kernel does not expect the times to change either: of two looks that are under way it would
+  // believe the later answer, which may be the older one.
+  if (options.kill_set_id || file->writepage) forget_mode(request, node);
   fuse_reply_write(request, size);
 }
 
