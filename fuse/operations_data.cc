@@ -64,17 +64,8 @@ void set_open_reply(const MountContext& mount, fuse_file_info* file) {
   file->noflush = 1;  // nothing is held back for the time when a file is closed
 }
 
-void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
-  auto& mount = context(request);
-  if (file->flags & O_TRUNC) {
-    AttributeChange change;
-    change.size_bytes = 0;
-    change.kill_set_id = must_kill_set_id(request, InodeNumber(node));
-    const auto truncated = mount.volume->set_attributes(InodeNumber(node), change);
-    if (!truncated) return reply_error(request, truncated.error());
-    if (change.kill_set_id) forget_mode(request, node);
-  }
-  set_open_reply(mount, file);
+void open(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  set_open_reply(context(request), file);
   fuse_reply_open(request, file);
 }
 
