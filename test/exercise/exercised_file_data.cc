@@ -167,6 +167,9 @@ void ExercisedFile::write(Kind way) {
     default:
       break;
   }
+  // Linux 6.18 on FUSE without writeback_cache zeroes the rest of the last page when it writes a page that was stored to: also
+  // what a write has just put there and the file's size does not yet cover. Only other processes can have it do so now.
+  if (context_.features.fuse && context_.options.processes > 1 && range.end() > model_.size()) write_stores();
   const auto number = note(way, range);
   const auto data = context_.pattern.of(number, range.length);
   const auto memory = context_.buffer(range.length, alignment);

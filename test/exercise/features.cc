@@ -100,6 +100,7 @@ Features probe(const std::string& directory) {
   features.block_bytes = std::clamp<std::uint64_t>(static_cast<std::uint64_t>(filesystem.f_bsize), 512, 65536);
   // Memory filesystems do not see stores to their own pages, and tmpfs leaves the times alone when it only allocates.
   if (filesystem.f_type == TMPFS_MAGIC) features.mapped_times = features.allocate_times = false;
+  features.fuse = filesystem.f_type == FUSE_SUPER_MAGIC;
   find_daxcow(directory, status.st_dev, features);
   return features;
 }

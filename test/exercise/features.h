@@ -12,6 +12,7 @@ struct Features {
   bool punch = false, zero_range = false, allocate = false, copy = false, sparse = false, exchange = false;
   bool mapped_times = true;    // a store through a mapping changes the times of the file
   bool allocate_times = true;  // so does fallocate, whatever it does
+  bool fuse = false;
   bool daxcow = false;
   std::string pool;         // if it is daxcow
   std::string below_mount;  // the directory, as seen from the root of the mount
