@@ -97,7 +97,7 @@ Finding damage(FindingKind kind, BlockNumber block, std::string where, const Err
 // Applies the journal to the overlay. Returns whether that changed anything: the newest record is usually home already.
 Result<bool> replay(Medium& overlay, const Superblock& superblock) {
   Journal journal(overlay, format::kJournalChunk, crc64(0, std::as_bytes(std::span(superblock.uuid))));
-  const auto recovered = TRY(journal.recover());
+  const auto recovered = TRY(journal.recover(Journal::Copies::kLeave));
   bool changed = false;
   for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
     const auto [block, mask] = recovered.groups[i];

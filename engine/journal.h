@@ -34,14 +34,15 @@ class Journal {
   // same medium is never taken for one of this.
   Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
 
-  // The newest valid record, after both copies were made equal (unless the medium is read-only). kDamaged if a record that
+  // The newest valid record. Who is going to write to the pool has both copies made equal first. kDamaged if a record that
   // verifies makes no sense.
+  enum class Copies { kLeave, kMakeEqual };
   struct Recovered {
     bool found = false;
     std::vector<std::pair<BlockNumber, std::uint64_t>> groups;
     std::vector<Block> contents;  // parallel to groups; lines outside of the mask are undefined
   };
-  Result<Recovered> recover();
+  Result<Recovered> recover(Copies copies);
 
   // True if a record with these changes fits.
   static bool fits(std::uint64_t groups, std::uint64_t lines) {
