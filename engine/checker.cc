@@ -95,7 +95,7 @@ Finding damage(FindingKind kind, BlockNumber block, std::string where, const Err
 // Applies the journal to the overlay. Returns whether that changed anything: the newest record is usually home already.
 Result<bool> replay(Medium& overlay, const Superblock& superblock) {
   Journal journal(overlay, format::kJournalChunk, journal_seed(superblock));
-  const auto recovered = TRY(journal.recover());
+  const auto recovered = TRY(journal.recover(Journal::Copies::kLeave));
   return journal.apply(recovered, [](BlockNumber, bool) {});  // poison: said of the copy as a whole
 }
 

@@ -36,7 +36,7 @@ Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
   return record;
 }
 
-Result<Journal::Recovered> Journal::recover() {
+Result<Journal::Recovered> Journal::recover(Copies copies) {
   auto primary = read_record(false);
   auto mirror = read_record(true);
   const auto sequence_of = [](const std::vector<std::byte>& record) {
@@ -51,7 +51,7 @@ Result<Journal::Recovered> Journal::recover() {
   buffer_ = take_mirror ? std::move(*mirror) : std::move(*primary);
   sequence_ = std::max(sequence_, sequence_of(buffer_));
   found_opened_seconds_ = static_cast<std::int64_t>(sequence_of(buffer_) >> kTimeShift);
-  if (!medium_.info().read_only) {
+  if (copies == Copies::kMakeEqual) {
     // Equal before anything is applied: else a crash now and a poisoned newer copy would bring the older record back.
     (void)medium_.store(area_offset(!take_mirror), buffer_);  // poison there: one copy is enough
     TRY(medium_.drain());

@@ -34,14 +34,15 @@ class Journal {
   // `first`: the record area; its mirror follows. `seed`: see journal_seed() in checksum.h.
   Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
 
-  // The newest valid record, after both copies were made equal (unless the medium is read-only). kDamaged if a record that
+  // The newest valid record. Who is going to write to the pool has both copies made equal first. kDamaged if a record that
   // verifies makes no sense.
+  enum class Copies { kLeave, kMakeEqual };
   struct Recovered {
     bool found = false;
     std::vector<std::pair<BlockNumber, std::uint64_t>> groups;
     std::vector<Block> contents;  // parallel to groups; lines outside of the mask are undefined
   };
-  Result<Recovered> recover();
+  Result<Recovered> recover(Copies copies);
   // Brings home what recover() found: every line to home and mirror, then drains. Lines that read equal too, for after the
   // end of a process they may have been in a cache only. Names the copies that cannot be stored to. Returns whether any
   // line read otherwise before.

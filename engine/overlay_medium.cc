@@ -12,7 +12,20 @@ OverlayMedium::OverlayMedium(std::unique_ptr<Medium> base) : base_(std::move(bas
   size_bytes_ = base_->size_bytes();
 }
 
+Result<> OverlayMedium::begin_writing() {
+  if (base_->info().read_only) return fail(ErrorCode::kReadOnly, info_.path + " cannot be written");
+  writing_ = true;
+  return {};
+}
+
+void OverlayMedium::forget_aside() {
+  const std::unique_lock lock(mutex_);
+  aside_ = false;
+  blocks_.clear();
+}
+
 Result<> OverlayMedium::read(std::uint64_t offset, std::span<std::byte> to) {
+  if (!aside_) return base_->read(offset, to);
   while (!to.empty()) {
     const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
     const std::size_t length = std::min<std::size_t>(to.size(), kBlockBytes - within);
@@ -29,6 +42,10 @@ Result<> OverlayMedium::read(std::uint64_t offset, std::span<std::byte> to) {
 }
 
 Result<> OverlayMedium::store(std::uint64_t offset, std::span<const std::byte> from) {
+  return writing_ ? base_->store(offset, from) : store_aside(offset, from);
+}
+
+Result<> OverlayMedium::store_aside(std::uint64_t offset, std::span<const std::byte> from) {
   while (!from.empty()) {
     const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
     const std::size_t length = std::min<std::size_t>(from.size(), kBlockBytes - within);
@@ -50,6 +67,7 @@ Result<> OverlayMedium::store(std::uint64_t offset, std::span<const std::byte> f
 }
 
 Result<> OverlayMedium::store_zeros(std::uint64_t offset, std::uint64_t length_bytes) {
+  if (writing_) return base_->store_zeros(offset, length_bytes);
   const std::vector<std::byte> zeros(length_bytes);
   return store(offset, zeros);
 }

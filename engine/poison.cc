@@ -21,6 +21,7 @@ constexpr auto kRetryAfter = 20ms;     // blocks in flight
 constexpr auto kOperationsLimit = 1s;  // how long process_now() waits for operations
 constexpr int kWatchRetryMilliseconds = 5000;
 constexpr std::uint8_t kWholeBlock = 0xff;
+constexpr std::size_t kRecordsAtOnce = 32;  // ledger records in a transaction
 
 std::uint64_t pool_blocks(const Store& store) { return store.superblock().pool_bytes / kBlockBytes; }
 
@@ -153,6 +154,20 @@ void Poison::process_now() {
     if (std::chrono::steady_clock::now() > deadline) return;
     if (!woken) sleep_thread(1ms);
   }
+}
+
+Result<> Poison::begin_writing(FunctionRef<Result<>()> begin) {
+  const LockGuard guard(pass_mutex_);
+  TRY(begin());
+  // Those that have a record already are none the worse for another.
+  for (auto it = handled_.begin(); it != handled_.end();) {
+    Sectors some;
+    for (; it != handled_.end() && some.size() < kRecordsAtOnce; ++it) some.insert(*it);
+    record(some, {});
+  }
+  first_pass_ = true;
+  mailbox_->wake();
+  return {};
 }
 
 // --- a pass ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "engine/file_descriptor.h"
+#include "engine/function_ref.h"
 #include "engine/mutex.h"
 #include "engine/owners.h"
 #include "engine/poison_repair.h"
@@ -73,6 +74,10 @@ class Poison {
   // Handles everything known by now in the caller's thread, which must hold no lock and be in no operation. Waits up to
   // a second for operations under way; what is still in flight then is left for a later pass.
   void process_now();
+
+  // The pool becomes writable, by `begin`, between two passes. What passes could only note so far is recorded, and the next
+  // pass does about it what it can now.
+  Result<> begin_writing(FunctionRef<Result<>()> begin);
 
   // An owner replaced this range of its own (overwrote, punched or zeroed it), which had been in a ledgered block.
   // Cheap; any locks may be held.

@@ -87,30 +87,42 @@ Pool::Pool() = default;
 
 Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOptions options) {
   options.read_only |= medium->info().read_only;
-  if (options.read_only) medium = std::make_unique<OverlayMedium>(std::move(medium));
+  OverlayMedium* overlay = nullptr;
+  if (options.read_only) {
+    auto wrapped = std::make_unique<OverlayMedium>(std::move(medium));
+    overlay = wrapped.get();
+    medium = std::move(wrapped);
+  }
   std::unique_ptr<Pool> pool(new Pool());
   pool->store_ = TRY(Store::open(std::move(medium), {options.cache_bytes, options.log}));
   Store& store = *pool->store_;
   pool->state_ = std::make_unique<State>(store, options);
+  pool->state_->overlay = overlay;
   TRY(pool->state_->zero.read_record(format::kRootInode));
-  const auto identity = store.medium().identity();
   const BlockPtr found = TRY(store.metadata().read(format::kRootsBlock, BlockType::kRoots));
-  pool->state_->shutdown = judge_shutdown(found->as<format::Roots>(), identity);
-  if (!options.read_only) {
-    TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
-      ++roots.mount_count;
-      roots.in_use = 1;
-      note_device(roots, identity);
-      return Step::kDone;
-    }));
-  }
+  pool->state_->shutdown = judge_shutdown(found->as<format::Roots>(), store.medium().identity());
+  if (!options.read_only) TRY(pool->state_->note_opening());
   pool->state_->tell_shutdown();
   if (options.background) {
     TRY(pool->state_->poison.start());
     if (!options.read_only) pool->state_->start_background();
   }
   return pool;
+}
+
+Result<> Pool::begin_writing() {
+  State& state = *state_;
+  if (!store_->read_only()) return {};
+  return state.poison.begin_writing([&]() -> Result<> {
+    const LockGuard guard(state.table_mutex);
+    if (!store_->read_only()) return {};
+    TRY(store_->begin_writing(*state.overlay));
+    TRY(state.note_opening());
+    state.options.read_only = false;
+    if (state.shutdown.last != LastShutdown::kPowerLost) state.tell_shutdown();  // that was said
+    if (state.options.background) state.start_background();
+    return {};
+  });
 }
 
 Pool::~Pool() {
@@ -144,7 +156,7 @@ Pool::State::State(Store& pool_store, PoolOptions pool_options)
                  poison.note_healed(volume, inode, offset, length, block);
                },
                options.directory_bytes},
-      zero(services, kVolumeZero, options.read_only),
+      zero(services, kVolumeZero, false),
       poison(store, *this) {}
 
 Pool::State::~State() = default;
@@ -187,6 +199,17 @@ void Pool::State::on_lost(const LostRange& range) {
 void Pool::State::ledger_grew() {
   const LockGuard guard(mounted_mutex);
   for (const auto& [number, held] : mounted_volumes) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+}
+
+Result<> Pool::State::note_opening() {
+  const auto identity = store.medium().identity();
+  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
+    ++roots.mount_count;
+    roots.in_use = 1;
+    note_device(roots, identity);
+    return Step::kDone;
+  });
 }
 
 void Pool::State::tell_shutdown() {
@@ -318,6 +341,7 @@ Result<PoolStatistics> Pool::statistics() {
   PoolStatistics statistics;
   const format::Superblock& superblock = store_->superblock();
   statistics.medium = medium_info();
+  statistics.medium.read_only = store_->read_only();
   statistics.shutdown = state_->shutdown;
   statistics.path = statistics.medium.path;
   statistics.label = std::string(superblock.label.data(), strnlen(superblock.label.data(), superblock.label.size()));

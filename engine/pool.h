@@ -113,6 +113,9 @@ class Pool {
   static Result<std::unique_ptr<Pool>> open(std::unique_ptr<Medium> medium, PoolOptions options);
   // Clean shutdown: lazy times, clean flag. All volumes must be released before.
   ~Pool();
+  // Makes a pool writable that was opened read-only, with its volumes in use; nothing happens if it is. kReadOnly if its
+  // medium cannot be written, and the other reasons for which open() would have refused it.
+  Result<> begin_writing();
 
   // --- volumes ---------------------------------------------------------------------------------------------------------
   Result<std::vector<VolumeInfo>> volumes();

@@ -44,6 +44,8 @@ struct Pool::State final : PoisonHost {
 
   // Says what the user must know of how the pool was found.
   void tell_shutdown();
+  // The pool is in use from now on.
+  Result<> note_opening();
 
   // --- background ----------------------------------------------------------------------------------------------------------
   void start_background();
@@ -54,6 +56,7 @@ struct Pool::State final : PoisonHost {
 
   Store& store;
   PoolOptions options;
+  OverlayMedium* overlay = nullptr;  // the store's medium, if it was opened read-only
   ShutdownReport shutdown;  // how the pool was found
   PoolGraveyard graveyard;
   PoolServices services;

@@ -139,7 +139,7 @@ class Chain {
 }  // namespace
 
 Result<> recover_journal(RepairPool& pool) {
-  auto recovered = pool.journal.recover();
+  auto recovered = pool.journal.recover(Journal::Copies::kMakeEqual);
   if (!recovered) {
     if (recovered.error().code != ErrorCode::kDamaged) return std::unexpected(recovered.error());
     // A record that verifies and makes no sense: nobody can have meant it.

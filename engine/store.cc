@@ -24,6 +24,12 @@ Result<> store_both(Medium& medium, BlockNumber block, std::span<const std::byte
   return medium.store(byte_offset(Metadata::mirror_of(block)), content);
 }
 
+Result<> check_writable(const Superblock& superblock) {
+  if (superblock.oldest_minor > format::kFormatMinor || superblock.read_only_compatible_features != 0)
+    return fail(ErrorCode::kVersion, "the pool was written by a newer version; open it read-only or use that");
+  return {};
+}
+
 }  // namespace
 
 // --- format and open -------------------------------------------------------------------------------------------------
@@ -87,8 +93,7 @@ Result<Superblock> Store::read_superblock(Medium& medium) {
                                          std::to_string(format::kFormatMinor) + "; use a matching version");
   if (superblock.incompatible_features != 0)
     return fail(ErrorCode::kVersion, "the pool uses features that this program does not know; use a newer version");
-  if ((superblock.oldest_minor > format::kFormatMinor || superblock.read_only_compatible_features != 0) && !medium.info().read_only)
-    return fail(ErrorCode::kVersion, "the pool was written by a newer version; open it read-only or use that");
+  if (!medium.info().read_only) TRY(check_writable(superblock));
   if (superblock.pool_bytes > medium.size_bytes())
     return fail(ErrorCode::kDamaged, "the pool is truncated: it has " + std::to_string(medium.size_bytes()) + " of " +
                                          std::to_string(superblock.pool_bytes) + " bytes; restore its full length");
@@ -102,7 +107,8 @@ Store::Store(std::unique_ptr<Medium> medium, StoreOptions options, const Superbl
       options_(std::move(options)),
       superblock_(superblock),
       metadata_(*medium_, options_.cache_bytes),
-      journal_(*medium_, format::kJournalChunk, journal_seed(superblock)) {
+      journal_(*medium_, format::kJournalChunk, journal_seed(superblock)),
+      read_only_(medium_->info().read_only) {
   metadata_.set_bad_copy_handler([this](BadCopy copy) { bad_copy(copy); });
 }
 
@@ -111,11 +117,32 @@ Store::~Store() = default;
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Medium> medium, StoreOptions options) {
   const Superblock superblock = TRY(read_superblock(*medium));
   std::unique_ptr<Store> store(new Store(std::move(medium), std::move(options), superblock));
-  TRY(store->recover());
+  TRY(store->recover(store->read_only() ? Journal::Copies::kLeave : Journal::Copies::kMakeEqual));
   TRY(store->metadata_.load_chunks(format::kFirstChunk));
   TRY(store->scan());
-  if (!store->read_only()) TRY(store->renew_superblocks());
+  if (store->read_only()) return store;
+  {
+    const LockGuard guard(store->mutex);
+    TRY(store->check_own_blocks());
+  }
+  TRY(store->renew_superblocks());
   return store;
+}
+
+// The same recovery as at the opening, but on the medium. What it brings home is what all have seen since, so nothing
+// changes for them; a crash in the middle of it leaves a pool that the next opening recovers.
+Result<> Store::begin_writing(OverlayMedium& overlay) {
+  {
+    const LockGuard guard(mutex);
+    if (!read_only()) return {};
+    TRY(check_writable(superblock_));
+    TRY(check_own_blocks());
+    TRY(overlay.begin_writing());
+    TRY(recover(Journal::Copies::kMakeEqual));
+    overlay.forget_aside();
+    read_only_.store(false, std::memory_order_release);
+  }
+  return renew_superblocks();
 }
 
 // A copy that fails its check is written again from the other one: the next damage may hit that. What cannot be read at all
@@ -142,8 +169,8 @@ Result<> Store::renew_superblocks() {
   return {};
 }
 
-Result<> Store::recover() {
-  const auto recovered = TRY(journal_.recover());
+Result<> Store::recover(Journal::Copies copies) {
+  const auto recovered = TRY(journal_.recover(copies));
   // Read-only media are opened through an overlay, which takes these stores in DRAM.
   TRY(journal_.apply(recovered, [this](BlockNumber block, bool mirror) {
     bad_copy({block, mirror ? Copy::kMirror : Copy::kPrimary});
@@ -174,18 +201,17 @@ Result<> Store::scan() {
     return true;
   }));
   free_up_to(pool_blocks);
-  TRY(check_own_blocks());
   take_spare_chunk();
   return {};
 }
 
 // What no record keeps from being given out as free must not be the pool's own.
 Result<> Store::check_own_blocks() const {
-  const auto free = [this](BlockNumber first, std::uint64_t count) { return space_.touches({first, count}); };
+  const auto free = [this](BlockNumber first, std::uint64_t count) { return is_free({first, count}); };
   bool any = free(format::kSuperblockPrimary, 1) || free(second_superblock(superblock_.pool_bytes / kBlockBytes), 1) ||
              free(format::kJournalChunk, kChunkBlocks);
   for (const BlockNumber base : metadata_.chunks()) any |= free(base, kChunkBlocks);
-  if (any && !read_only())
+  if (any)
     return fail(ErrorCode::kDamaged, "the pool's own blocks are recorded as free; run fsck.daxcow");
   return {};
 }

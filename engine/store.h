@@ -20,6 +20,7 @@
 #include "engine/metadata.h"
 #include "engine/mutex.h"
 #include "engine/operations.h"
+#include "engine/overlay_medium.h"
 #include "engine/result.h"
 #include "engine/reverse_map.h"
 #include "engine/space.h"
@@ -45,6 +46,9 @@ class Store {
   // Recovers the journal, loads the chunks, scans the reverse map. The store keeps the medium.
   static Result<std::unique_ptr<Store>> open(std::unique_ptr<Medium> medium, StoreOptions options);
   ~Store();
+  // Makes a store writable that was opened on this overlay, with everybody at work in it. kReadOnly, kVersion, kDamaged if
+  // the pool could not have been opened for writing.
+  Result<> begin_writing(OverlayMedium& overlay) EXCLUDES(mutex);
 
   // --- changes -----------------------------------------------------------------------------------------------------------
   // Runs `body` in a transaction under the mutex and commits; again with a fresh transaction while it returns kAgain. When
@@ -119,7 +123,7 @@ class Store {
   Journal& journal() { return journal_; }
   EventLog& events() { return events_; }
   const format::Superblock& superblock() const { return superblock_; }
-  bool read_only() const { return medium_->info().read_only; }
+  bool read_only() const { return read_only_.load(std::memory_order_acquire); }
   void log(const std::string& line) const {
     if (options_.log) options_.log(line);
   }
@@ -148,9 +152,9 @@ class Store {
  private:
   friend class Transaction;
   Store(std::unique_ptr<Medium> medium, StoreOptions options, const format::Superblock& superblock);
-  Result<> recover();
+  Result<> recover(Journal::Copies copies);
   Result<> scan();
-  Result<> check_own_blocks() const;
+  Result<> check_own_blocks() const REQUIRES(mutex);
   Result<> renew_superblocks();
   Result<> add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
@@ -172,6 +176,7 @@ class Store {
   EventLog events_;
   std::atomic<std::uint64_t> commit_sequence_{0};  // odd while versions are being published
   std::atomic<std::uint64_t> transactions_{0};
+  std::atomic<bool> read_only_;
   std::atomic<bool> failed_{false};  // a change could not be brought home
   struct Retired {
     std::uint64_t mark;

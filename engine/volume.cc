@@ -360,13 +360,13 @@ void Volume::forget_all() {
 Result<> Volume::sync(InodeNumber inode) {
   const State::Operation operation(*state_);
   if (const auto held = state_->inodes.find(inode)) TRY(state_->commit_times(*held));
-  return state_->store.medium().info().read_only ? Result<>{} : state_->store.medium().drain();
+  return state_->store.medium().drain();
 }
 
 Result<> Volume::sync_all() {
   const State::Operation operation(*state_);
   TRY(state_->commit_all_times());
-  return state_->store.medium().info().read_only ? Result<>{} : state_->store.medium().drain();
+  return state_->store.medium().drain();
 }
 
 // --- the volume as a whole ---------------------------------------------------------------------------------------------

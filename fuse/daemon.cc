@@ -46,6 +46,20 @@ MountBehaviour to_behaviour(const json& request) {
   return b;
 }
 
+// Read-only mounts may become writable ones, if the medium lets them; the lock is the same for both.
+Result<std::unique_ptr<Medium>> open_medium(const DaemonOptions& options) {
+  auto medium = open_pmem2_medium(options.pool_path, {.read_only = false, .relaxed = options.relaxed, .lock = true});
+  if (medium || !options.read_only) return medium;
+  if (medium.error().code != ErrorCode::kReadOnly && medium.error().code != ErrorCode::kPermission) return medium;
+  return open_pmem2_medium(options.pool_path, {.read_only = true, .relaxed = options.relaxed, .lock = true});
+}
+
+// Commands that change the pool itself, and not what is on one of its mounts.
+bool changes_pool(std::string_view operation) {
+  return operation == "volume-create" || operation == "volume-delete" || operation == "volume-rollback" ||
+         operation == "snapshot";
+}
+
 dev_t device_in(const json& request) {
   return makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>());
 }
@@ -79,9 +93,9 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   std::unique_ptr<Daemon> daemon(new Daemon(options));
   daemon->wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!daemon->wake_) return std::unexpected(Error::from_errno(errno, "eventfd"));
-  auto medium =
-      TRY(open_pmem2_medium(options.pool_path, {.read_only = false, .relaxed = options.relaxed, .lock = true}));
+  auto medium = TRY(open_medium(options));
   PoolOptions pool_options;
+  pool_options.read_only = options.read_only;
   pool_options.cache_bytes = options.cache_bytes;
   pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
   auto pool = Pool::open(std::move(medium), std::move(pool_options));
@@ -92,7 +106,7 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   daemon->notifier_ =
       std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
   daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
-  spdlog::info("{} is open", options.pool_path);
+  spdlog::info("{} is open{}", options.pool_path, options.read_only ? " read-only" : "");
   return daemon;
 }
 
@@ -123,6 +137,8 @@ class Daemon::Conversation {
       if (operation == "mounted") return start(request);
       if (operation == "remounted") return remounted(request);
       if (operation == "mounts") return daemon_.mounts();
+      if (changes_pool(operation))
+        if (const auto begun = daemon_.begin_writing(); !begun) return error_reply(begun.error());
       auto reply = execute(*daemon_.pool_, request, &daemon_, [&](std::uint64_t done, std::uint64_t total) {
         (void)channel_.send(json{{"progress", {{"done", done}, {"total", total}}}}.dump());
       });
@@ -232,8 +248,16 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
   return session;
 }
 
+Result<> Daemon::begin_writing() {
+  auto begun = pool_->begin_writing();
+  if (!begun)
+    return fail(begun.error().code, fmt::format("{} is open read-only: {}", options_.pool_path, describe(begun.error())));
+  return begun;
+}
+
 // umount(8) returns before the daemon has noticed: a volume whose mount is gone will be free in a moment.
 Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bool read_only) {
+  if (!read_only) TRY(begin_writing());
   const auto deadline = Clock::now() + kUnmountTime;
   for (;;) {
     auto volume = pool_->mount(name, read_only);

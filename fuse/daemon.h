@@ -36,6 +36,7 @@ struct DaemonOptions {
   std::string pool_path;  // absolute
   std::uint64_t cache_bytes = 256ull << 20;
   bool relaxed = false;
+  bool read_only = false;  // nothing is written to the pool until a mount or a command needs it
 };
 
 class Daemon : public MountedVolumes {
@@ -60,6 +61,7 @@ class Daemon : public MountedVolumes {
   void serve(LineChannel& channel);
   nlohmann::json mounts();
   Result<std::shared_ptr<Session>> prepare(const nlohmann::json& request, FileDescriptor device);
+  Result<> begin_writing();
   Result<std::shared_ptr<Volume>> mount_volume(const std::string& name, bool read_only);
   void start(const std::shared_ptr<Session>& session, dev_t st_dev);
   void give_up(const std::shared_ptr<Session>& session);

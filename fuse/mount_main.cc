@@ -138,8 +138,10 @@ Result<MountRequest> make_request(const CommandLine& line) {
 }
 
 DaemonOptions daemon_options(const MountRequest& request) {
-  return {
-      .pool_path = request.pool_path, .cache_bytes = request.options.cache_bytes, .relaxed = request.options.relaxed};
+  return {.pool_path = request.pool_path,
+          .cache_bytes = request.options.cache_bytes,
+          .relaxed = request.options.relaxed,
+          .read_only = request.options.read_only};
 }
 
 int report(const Result<std::vector<std::string>>& mounted) {

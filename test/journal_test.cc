@@ -30,7 +30,7 @@ struct Pool {
     REQUIRE(journal.commit({&change, 1}));
   }
   bool apply() {
-    const auto recovered = journal.recover();
+    const auto recovered = journal.recover(Journal::Copies::kMakeEqual);
     REQUIRE(recovered);
     REQUIRE(recovered->groups.size() == 1);
     const auto changed =
