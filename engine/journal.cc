@@ -1,12 +1,12 @@
 #include "engine/journal.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <ctime>
 
 #include "engine/check.h"
 #include "engine/checksum.h"
+#include "engine/lines.h"
 
 namespace daxcow {
 
@@ -85,16 +85,10 @@ Result<bool> Journal::apply(const Recovered& recovered, FunctionRef<void(BlockNu
   for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
     const auto [block, mask] = recovered.groups[i];
     for (const bool mirror : {false, true}) {
-      bool failed = false;
-      for (std::uint64_t rest = mask; rest != 0; rest &= rest - 1) {
-        const std::uint64_t offset = static_cast<std::uint64_t>(std::countr_zero(rest)) * kLineBytes;
-        const std::uint64_t at = byte_offset(mirror ? block + format::kMirrorBlocks : block) + offset;
-        const std::span<const std::byte> line(recovered.contents[i].bytes + offset, kLineBytes);
-        std::array<std::byte, kLineBytes> present;
-        changed |= !medium_.read(at, present) || !std::ranges::equal(present, line);
-        failed |= !medium_.store(at, line);
-      }
-      if (failed) on_failed_copy(block, mirror);
+      const BlockNumber at = mirror ? block + format::kMirrorBlocks : block;
+      Block present;
+      changed |= medium_.read(byte_offset(at), present.bytes) && (changed_lines(present, recovered.contents[i]) & mask) != 0;
+      if (!store_lines(medium_, at, mask, recovered.contents[i])) on_failed_copy(block, mirror);
     }
   }
   TRY(medium_.drain());

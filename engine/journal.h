@@ -45,7 +45,7 @@ class Journal {
   Result<Recovered> recover(Copies copies);
   // Brings home what recover() found: every line to home and mirror, then drains. Lines that read equal too, for after the
   // end of a process they may have been in a cache only. Names the copies that cannot be stored to. Returns whether any
-  // line read otherwise before.
+  // line that could be read differed.
   Result<bool> apply(const Recovered& recovered, FunctionRef<void(BlockNumber block, bool mirror)> on_failed_copy);
 
   // True if a record with these changes fits.

@@ -63,6 +63,20 @@ void fill_main(Volume& volume, RepairImage& built) {
   for (int i = 0; i < 300; i += 3) REQUIRE(volume.unlink(built.directory, "entry number " + std::to_string(i)));
 }
 
+// All of it is home. Left there, the last record would mend what is planted, or half of it.
+void empty_journal(Image& image) {
+  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
+    at<Block>(image, copy) = Block{};
+}
+
+std::unique_ptr<Pool> open_to_look(const Image& image) {
+  auto medium = DramMedium::from_image(image);
+  REQUIRE(medium);
+  auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
+  if (!pool) FAIL(describe(pool.error()));
+  return *std::move(pool);
+}
+
 std::string text_of(const DumpedInode& inode) {
   std::string text = "mode " + std::to_string(inode.mode) + " links " + std::to_string(inode.link_count) + " owner " +
                      std::to_string(inode.uid) + ":" + std::to_string(inode.gid) + " size " +
@@ -88,8 +102,7 @@ void with_pool(Image& image, const std::function<void(Pool&)>& use) {
   if (!pool) FAIL(describe(pool.error()));
   use(**pool);
   image = raw->snapshot();
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
-    at<Block>(image, copy) = Block{};
+  empty_journal(image);
 }
 
 namespace {
@@ -126,11 +139,6 @@ void fill_pool(Pool& pool, RepairImage& made, const std::function<void()>& keep)
   keep();
 }
 
-void empty_journal(Image& image) {
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
-    at<Block>(image, copy) = Block{};
-}
-
 }  // namespace
 
 const RepairImage& repair_image() {
@@ -151,11 +159,7 @@ const RepairImage& repair_image() {
 }
 
 Contents contents_of(const Image& image) {
-  auto medium = DramMedium::from_image(image);
-  REQUIRE(medium);
-  auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
-  if (!pool) FAIL(describe(pool.error()));
-  const auto dumped = dump(**pool, {}, {.tolerate_losses = true});
+  const auto dumped = dump(*open_to_look(image), {}, {.tolerate_losses = true});
   if (!dumped) FAIL(describe(dumped.error()));
   Contents contents;
   for (const auto& [name, volume] : dumped->volumes) {
@@ -179,23 +183,30 @@ std::string difference(const Contents& before, const Contents& after) {
   return text;
 }
 
-InodeAt find_inode(const Image& image, std::string_view volume, InodeNumber inode) {
-  InodeAt found;
-  auto medium = DramMedium::from_image(image);
-  REQUIRE(medium);
-  auto pool = Pool::open(std::move(*medium), PoolOptions{.read_only = true, .background = false, .log = {}});
-  REQUIRE(pool);
-  BlockReader& reader = (*pool)->store().metadata();
-  VolumeNumber number;
-  const auto volumes = (*pool)->volumes();
+VolumeNumber number_of(const Image& image, std::string_view volume) {
+  const auto volumes = open_to_look(image)->volumes();
   REQUIRE(volumes);
   for (const VolumeInfo& info : *volumes)
-    if (info.name == volume) number = info.number;
+    if (info.name == volume) return info.number;
+  return kVolumeZero;
+}
+
+InodeAt find_inode(const Image& image, std::string_view volume, InodeNumber inode) {
+  const VolumeNumber number = number_of(image, volume);
+  const auto pool = open_to_look(image);
+  BlockReader& reader = pool->store().metadata();
   const auto table = InodeTable::root(reader, number);
   REQUIRE(table);
-  found.block = entry_at(reader, *table, FileBlock(inode.value / format::kInodesPerBlock))->block();
-  found.record = *InodeTable::read(reader, number, inode);
-  return found;
+  const auto entry = entry_at(reader, *table, FileBlock(inode.value / format::kInodesPerBlock));
+  REQUIRE(entry);
+  const auto block = reader.read(entry->block(), format::BlockType::kInodes);
+  REQUIRE(block);
+  return {entry->block(), (*block)->as<format::InodeBlock>().inodes[inode.value % format::kInodesPerBlock]};
+}
+
+BlockNumber table_node(std::string_view volume) {
+  const Image& image = repair_image().image;
+  return MapEntry{find_inode(image, "", number_of(image, volume)).record.data[0]}.block();
 }
 
 format::InodeRecord& inode_in(Image& image, const InodeAt& where, InodeNumber inode) {
