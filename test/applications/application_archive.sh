@@ -9,7 +9,7 @@ archive_tree() {
   cd "$1"
   mkdir -p plain/{0..9} odd sparse linked special lists
   awk -v n="$2" 'BEGIN { srand(2); for (i = 0; i < n; ++i) { file = "plain/" i % 10 "/" i; for (l = int(rand() * 300); l > 0; --l) print i, l, rand() > file; printf "" > file; close(file) } }'
-  head -c 5000000 /dev/urandom >plain/large
+  head -c "$(choose 500000 50000000)" /dev/urandom >plain/large
   # Names: blanks, new lines, not UTF-8, as long as they may be.
   : >"odd/ a b "
   : >odd/$'new\nline'
@@ -19,10 +19,11 @@ archive_tree() {
   ln -s nowhere odd/dangling
   ln -s ../plain odd/link-to-directory
   # Holes at the beginning, in between, at the end.
+  local unit=$(choose 64K 4M)
   truncate -s 20M sparse/empty
-  truncate -s 50M sparse/some
-  for i in 3 17 42; do printf data | dd of=sparse/some bs=1M seek=$i conv=notrunc status=none; done
-  printf end | dd of=sparse/end bs=1M seek=30 status=none
+  for i in 3 17 42; do printf data | dd of=sparse/some bs="$unit" seek=$i conv=notrunc status=none; done
+  truncate -s +5M sparse/some
+  printf end | dd of=sparse/end bs="$unit" seek=30 status=none
   fallocate -l 3M sparse/allocated
   # Several names.
   echo linked >linked/one
@@ -66,7 +67,7 @@ archive_sums() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 sha256s
 
 application_archive() {
   local flags=(--xattrs '--xattrs-include=*' --acls --numeric-owner -S --format=posix)
-  archive_tree original "$(choose 300 20000)"
+  archive_tree original "$(choose 150 20000)"
   tar "${flags[@]}" -C original -cf here.tar .
   mkdir by-tar
   tar "${flags[@]}" -C by-tar -xpf here.tar
@@ -76,7 +77,7 @@ application_archive() {
   archive_same original by-rsync
   cp -a --sparse=always original by-cp
   archive_same original by-cp
-  # Holes stay holes: what has more than 100 MiB of size takes a few.
+  # Holes stay holes.
   local tree
   for tree in by-tar by-rsync by-cp; do (($(du -sm $tree/sparse | cut -f 1) < 10)); done
   # Through an archive elsewhere, and back.

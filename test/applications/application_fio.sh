@@ -3,7 +3,7 @@ fio_packages="fio"
 fio_pool="512M 2G"
 
 application_fio() {
-  local size=$(choose 6M 192M) job
+  local size=$(choose 3M 192M) processes=$(choose 1 2)
   # verify NAME ARGUMENT...: writes, and reads back what must be there.
   verify() {
     local name=$1 bandwidth
@@ -15,13 +15,14 @@ application_fio() {
     figure "$name $bandwidth"
     rm -f "$name".*.0
   }
-  verify buffered --ioengine=psync --rw=randwrite --bsrange=512-64k --bs_unaligned --numjobs=2
-  verify direct --ioengine=psync --direct=1 --rw=randwrite --bs=4k --numjobs=2
-  verify mmap --ioengine=mmap --rw=randwrite --bs=4k --fsync=64 --numjobs=2
-  verify libaio --ioengine=libaio --direct=1 --iodepth=32 --rw=randwrite --bs=4k --numjobs=2
-  verify io_uring --ioengine=io_uring --iodepth=32 --rw=randwrite --bs=8k --numjobs=2
-  verify io_uring-direct --ioengine=io_uring --direct=1 --iodepth=32 --rw=randwrite --bs=16k --numjobs=2
-  verify mixed --ioengine=psync --rw=randrw --bs=4k --verify_backlog=256 --numjobs=2
+  verify buffered --ioengine=psync --rw=randwrite --bsrange=512-64k --bs_unaligned --numjobs="$processes"
+  verify direct --ioengine=psync --direct=1 --rw=randwrite --bs=4k --numjobs="$processes"
+  verify mmap --ioengine=mmap --rw=randwrite --bs=4k --fsync=64 --numjobs="$processes"
+  verify libaio --ioengine=libaio --direct=1 --iodepth=32 --rw=randwrite --bs=4k --numjobs="$processes"
+  verify io_uring --ioengine=io_uring --iodepth=32 --rw=randwrite --bs=8k --numjobs="$processes"
+  [[ $quick ]] && return
+  verify io_uring-direct --ioengine=io_uring --direct=1 --iodepth=32 --rw=randwrite --bs=16k --numjobs="$processes"
+  verify mixed --ioengine=psync --rw=randrw --bs=4k --verify_backlog=256 --numjobs="$processes"
   verify sequential --ioengine=psync --rw=write --bs=1M --end_fsync=1
-  verify allocated --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite --bs=64k --fallocate=posix --numjobs=2
+  verify allocated --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite --bs=64k --fallocate=posix --numjobs="$processes"
 }

@@ -3,7 +3,7 @@ git_packages="git"
 git_pool="512M 3G"
 
 application_git() {
-  local files=$(choose 400 20000) rounds=$(choose 3 12)
+  local files=$(choose 200 20000) rounds=$(choose 2 12)
   export GIT_CONFIG_GLOBAL=$work/aside/gitconfig GIT_CONFIG_SYSTEM=/dev/null
   git config --global user.name tester
   git config --global user.email tester@example.org

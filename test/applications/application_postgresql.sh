@@ -3,7 +3,7 @@ postgresql_packages="postgresql-15"
 postgresql_pool="1G 3G"
 
 application_postgresql() {
-  local scale=$(choose 1 30) seconds=$(choose 2 30) crashes=$(choose 1 4)
+  local scale=$(choose 1 30) seconds=$(choose 1 30) crashes=$(choose 1 4)
   local data=$PWD/data sockets=$work/aside log=$work/aside/server.log bin
   bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
   as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups --reset-env env "PATH=$bin:$PATH" "PGHOST=$sockets" "$@"; }
@@ -15,6 +15,7 @@ unix_socket_directories = '$sockets'
 shared_buffers = 64MB
 max_wal_size = 256MB
 checkpoint_timeout = 30s
+dynamic_shared_memory_type = mmap
 CONF
   start() { as_postgres pg_ctl -D "$data" -l "$log" -w -t 120 start; }
   # The sums of all accounts, tellers, branches and of the history are equal at any time.
@@ -35,7 +36,7 @@ CONF
     # Without -n it would empty the history first.
     as_postgres pgbench -n -c 4 -j 2 -T 60 postgres >/dev/null 2>&1 &
     local bench=$!
-    sleep "$((1 + RANDOM % 3)).$((RANDOM % 10))"
+    sleep "$((1 + RANDOM % $(choose 1 4))).$((RANDOM % 10))"
     postmaster=$(head -n 1 "$data/postmaster.pid")
     kill -9 "$postmaster"
     wait $bench || true

@@ -30,7 +30,7 @@ SQL
 }
 
 application_sqlite() {
-  local rows=$(choose 10000 300000) kills=$(choose 5 60) mode
+  local rows=$(choose 3000 300000) kills=$(choose 3 60) mode
   for mode in delete truncate persist wal; do
     local begin=$(date +%s%N)
     sqlite_workload "$rows" $mode 0 | sqlite3 $mode.db | tee $mode.out

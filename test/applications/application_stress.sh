@@ -9,7 +9,7 @@ application_stress() {
   local seconds=$(choose 1 10) status=0 only
   local stressors
   if [[ $quick ]]; then
-    stressors=(access chmod copy-file dir fallocate filename flock fpunch hdd link rename seek symlink xattr)
+    stressors=(copy-file dir fallocate filename fpunch hdd rename xattr)
   else
     mapfile -t stressors < <(stress-ng --class 'filesystem?' | sed 's/^class.*: //' | tr ' ' '\n' | grep .)
   fi
