@@ -190,7 +190,7 @@ void ExercisedFile::check_sparse() {
     auto hole = seek(data, SEEK_HOLE);
     if (hole == data && !territory_.is_whole()) ++hole;  // somebody else has just made one
     if (hole <= data || hole > size) fail("SEEK_HOLE at {:#x}, which is data, finds {:#x}, size is {:#x}", data, hole, size);
-    if (context_.features.daxcow && territory_.is_whole() && context_.options.blocks)
+    if (context_.features.exact_blocks && territory_.is_whole() && context_.options.blocks)
       for (auto block = data / model_.block_bytes(); block * model_.block_bytes() < hole; ++block)
         if (!model_.block_is_possible(block)) fail("SEEK_DATA finds data in block {:#x}, where nothing was ever written", block);
     position = hole;
@@ -257,7 +257,7 @@ void ExercisedFile::check_blocks(const struct stat& status) {
   const std::uint64_t bytes = static_cast<std::uint64_t>(status.st_blocks) * 512;
   // Others than daxcow count blocks of their metadata, and what they take ahead.
   const auto most = model_.possible_blocks() * model_.block_bytes();
-  if (context_.features.daxcow && bytes > most) fail("{:#x} bytes are allocated, {:#x} can be", bytes, most);
+  if (context_.features.exact_blocks && bytes > most) fail("{:#x} bytes are allocated, {:#x} can be", bytes, most);
   if (unsynced_stores_) return;
   const auto least = model_.needed_blocks() * model_.block_bytes();
   if (bytes < least) fail("{:#x} bytes are allocated, {:#x} are in use", bytes, least);

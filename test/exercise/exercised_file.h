@@ -97,7 +97,7 @@ class ExercisedFile {
 
   FileDescriptor file_, direct_, append_, sync_;
   std::byte* mapping_ = nullptr;
-  bool unsynced_stores_ = false;  // through a mapping: the filesystem may not know of them yet
+  bool unsynced_stores_ = false;  // through a mapping, mostly: the filesystem may not know of them yet
   ino_t inode_ = 0;
   mode_t mode_ = 0644;
 

@@ -187,6 +187,7 @@ void ExercisedFile::write(Kind way) {
   if (written < 0) fail_call("pwrite");
   if (static_cast<std::uint64_t>(written) != range.length) fail("wrote {:#x} bytes instead of {:#x}", written, range.length);
   model_.write(range.offset, data);
+  if (context_.features.late_writes) unsynced_stores_ = true;
   content_changed(before);
 }
 

@@ -86,6 +86,9 @@ Features probe(const std::string& directory) {
   features.punch = fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kBytes) == 0;
   features.zero_range = fallocate(descriptor, FALLOC_FL_ZERO_RANGE, 0, kBytes) == 0;
   features.sparse = lseek(descriptor, 0, SEEK_HOLE) >= 0;
+  if (ftruncate(descriptor, 0) != 0 || pwrite(descriptor, "x", 1, 0) != 1) fail_call("writing");
+  features.late_writes = features.sparse && lseek(descriptor, 0, SEEK_DATA) != 0;
+  if (ftruncate(descriptor, kBytes) != 0) fail_call("ftruncate");
   off_t from = 0, to = kBytes;
   features.copy = copy_file_range(descriptor, &from, descriptor, &to, 4096, 0) == 4096;
   features.direct_alignment = probe_direct(path);
@@ -102,6 +105,8 @@ Features probe(const std::string& directory) {
   if (filesystem.f_type == TMPFS_MAGIC) features.mapped_times = features.allocate_times = false;
   features.fuse = filesystem.f_type == FUSE_SUPER_MAGIC;
   find_daxcow(directory, status.st_dev, features);
+  // With late writes a truncation may come before what it cuts off.
+  features.exact_blocks = features.daxcow && !features.late_writes;
   return features;
 }
 
