@@ -31,3 +31,8 @@ endforeach()
 install(FILES ${PROJECT_BINARY_DIR}/systemd/daxcow@.service ${PROJECT_BINARY_DIR}/systemd/daxcow-scrub@.service
               ${units}/daxcow-scrub@.timer DESTINATION lib/systemd/system)
 install(FILES ${units}/mnt-data.mount DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
+
+file(GLOB manual_5 CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/man/*.5)
+file(GLOB manual_8 CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/man/*.8)
+install(FILES ${manual_5} DESTINATION ${CMAKE_INSTALL_MANDIR}/man5)
+install(FILES ${manual_8} DESTINATION ${CMAKE_INSTALL_MANDIR}/man8)

@@ -123,6 +123,8 @@ class Pool {
   // A volume for use by one mount. kBusy if it is mounted already; kReadOnly for a writable mount of a read-only one.
   // Processes orphans. The volume is free for others when the last pointer is gone.
   Result<std::shared_ptr<Volume>> mount(std::string_view name, bool read_only);
+  // Makes a volume of a writable pool writable that was mounted read-only. kReadOnly if it is a read-only one.
+  Result<> begin_writing(Volume& volume);
   // O(1), also while mounted and under load.
   Result<VolumeNumber> snapshot(std::string_view volume, std::string_view name, bool read_only);
   // kBusy if mounted. O(1); space comes back in the background.

@@ -169,12 +169,20 @@ Result<VolumeNumber> Pool::create_volume(std::string_view name) {
   });
 }
 
+namespace {
+
+Result<> check_writable(const InodeRecord& volume, std::string_view name) {
+  if (!has(volume, InodeFlag::kReadOnlyVolume)) return {};
+  return fail(ErrorCode::kReadOnly, "volume '" + std::string(name) + "' is read-only; mount it with -o ro");
+}
+
+}  // namespace
+
 Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_only) {
   const LockGuard guard(state_->table_mutex);
   const auto entry = TRY(state_->find(name));
   if (state_->is_mounted(entry.number)) return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted already");
-  if (!read_only && has(entry.record, InodeFlag::kReadOnlyVolume))
-    return fail(ErrorCode::kReadOnly, "volume '" + std::string(name) + "' is read-only; mount it with -o ro");
+  if (!read_only) TRY(check_writable(entry.record, name));
   if (!read_only) TRY(check_writable(*store_));
   std::shared_ptr<Volume> volume(new Volume(*this, entry.number, std::string(name), read_only));
   volume->state_ = std::make_unique<Volume::State>(state_->services, entry.number, read_only);
@@ -190,6 +198,17 @@ Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_onl
   // The caller's pointer is what keeps it mounted; the pool's own threads borrow it for moments only.
   Volume* const raw = volume.get();
   return std::shared_ptr<Volume>(raw, [state = state_.get(), held = std::move(volume)](Volume*) mutable { state->unmount(std::move(held)); });
+}
+
+Result<> Pool::begin_writing(Volume& volume) {
+  const LockGuard guard(state_->table_mutex);
+  if (!volume.read_only()) return {};
+  TRY(check_writable(TRY(state_->find(volume.name())).record, volume.name()));
+  TRY(check_writable(*store_));
+  Volume::State& state = volume.state();
+  state.read_only = volume.read_only_ = false;
+  const Volume::State::Operation operation(state);
+  return state.process_orphans();  // nobody has them open: what has no name is not found read-only
 }
 
 Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_view name, bool read_only) {

@@ -210,7 +210,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Volume(Pool& pool, VolumeNumber number, std::string name, bool read_only);
   std::string name_;
   VolumeNumber number_;
-  bool read_only_;
+  std::atomic<bool> read_only_;
   std::unique_ptr<State> state_;
 };
 

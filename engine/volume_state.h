@@ -49,7 +49,7 @@ struct Volume::State {
   PoolServices& services;
   Store& store;
   const VolumeNumber number;
-  const bool read_only;
+  std::atomic<bool> read_only;  // until Pool::begin_writing()
   Gate gate;
   InodeTable table;  // changes and its memory: the transaction mutex
   InodeStates inodes;

@@ -135,7 +135,7 @@ class Daemon::Conversation {
       const auto operation = request.value("op", "");
       if (operation == "mount") return prepare(request, std::move(descriptor));
       if (operation == "mounted") return start(request);
-      if (operation == "remounted") return remounted(request);
+      if (operation == "remount") return remount(request);
       if (operation == "mounts") return daemon_.mounts();
       if (changes_pool(operation))
         if (const auto begun = daemon_.begin_writing(); !begun) return error_reply(begun.error());
@@ -172,10 +172,12 @@ class Daemon::Conversation {
     return json::object();
   }
 
-  json remounted(const json& request) {
+  json remount(const json& request) {
     const auto session = daemon_.find_session(device_in(request));
     if (!session) return error_reply({ErrorCode::kNotFound, "the daemon does not know this mount"});
-    const auto done = session->remounted(request.value("read_only", false), request.value("access_time", true));
+    const bool read_only = request.value("read_only", false);
+    auto done = read_only ? Result<>{} : daemon_.begin_writing(*session);
+    if (done) done = session->remount(read_only, request.value("access_time", true));
     return done ? json::object() : error_reply(done.error());
   }
 
@@ -251,8 +253,15 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
 Result<> Daemon::begin_writing() {
   auto begun = pool_->begin_writing();
   if (!begun)
-    return fail(begun.error().code, fmt::format("{} is open read-only: {}", options_.pool_path, describe(begun.error())));
+    return fail(begun.error().code,
+                fmt::format("{} is open read-only: {}", options_.pool_path, describe(begun.error())));
   return begun;
+}
+
+Result<> Daemon::begin_writing(Session& session) {
+  TRY(begin_writing());
+  const auto volume = session.volume();
+  return volume != nullptr ? pool_->begin_writing(*volume) : Result<>(fail(ErrorCode::kNotFound, "the mount is gone"));
 }
 
 // umount(8) returns before the daemon has noticed: a volume whose mount is gone will be free in a moment.

@@ -7,8 +7,10 @@
 // says that the volume is there and free. The program then calls mount(2), which succeeds before anybody serves the
 // mount, and sends
 //   {"op": "mounted", major, minor}                      with the st_dev of the new mount; the reply is {}.
-// If the connection ends in between, the volume is given back. After a remount it sends
-//   {"op": "remounted", major, minor, read_only, access_time}                                  the reply is {}.
+// If the connection ends in between, the volume is given back.
+//
+//   {"op": "remount", major, minor, read_only, access_time}     the reply is {}
+// comes before a mount is made writable, which may be refused, and after other changes of its flags.
 //
 // A daemon that is about to end replies {"ending": true} to everything: the caller tries again, with the next daemon.
 #pragma once
@@ -62,6 +64,7 @@ class Daemon : public MountedVolumes {
   nlohmann::json mounts();
   Result<std::shared_ptr<Session>> prepare(const nlohmann::json& request, FileDescriptor device);
   Result<> begin_writing();
+  Result<> begin_writing(Session& session);
   Result<std::shared_ptr<Volume>> mount_volume(const std::string& name, bool read_only);
   void start(const std::shared_ptr<Session>& session, dev_t st_dev);
   void give_up(const std::shared_ptr<Session>& session);

@@ -79,7 +79,8 @@ void print_help() {
       << visible_options() << "\nMount options (default):\n"
       << mount_options_help()
       << "\nIn fstab:  POOL  DIRECTORY  fuse.daxcow  volume=NAME,nofail  0  0\n"
-         "Exit status: 0 mounted, 1 wrong usage or not root, 2 system error, 32 mount failure.\n";
+         "Exit status: 0 mounted, 1 wrong usage or not root, 2 system error, 32 mount failure.\n"
+         "See mount.daxcow(8) and daxcow(5).\n";
 }
 
 // An exit code when there is nothing to mount.

@@ -174,7 +174,7 @@ Result<std::uint64_t> parse_size(std::string_view text) {
 
 const char* mount_options_help() {
   return "  volume=NAME         the volume to mount (main)\n"
-         "  ro                  read-only; needed for read-only volumes and snapshots\n"
+         "  ro                  read-only; nothing is written to a pool that has no other mounts\n"
          "  noallow_other       only root may use the mount (others may, by default)\n"
          "  attr_timeout=S      seconds for which the kernel may keep attributes (86400)\n"
          "  entry_timeout=S     seconds for which the kernel may keep names (86400)\n"
@@ -185,7 +185,7 @@ const char* mount_options_help() {
          "  threads=N           threads that serve the mount (4; at least 2)\n"
          "  max_write=SIZE      largest write request (1M)\n"
          "  nosuid, nodev, noexec, sync, dirsync, nodiratime, relatime, nosymfollow: as for every mount\n"
-         "  remount             change nosuid, nodev, noexec and the like, or ro, of a mount\n"
+         "  remount             change ro, nosuid, nodev, noexec, noatime and the like of a mount\n"
          "Options of the whole pool, of its first mount only:\n"
          "  cache=SIZE          memory for metadata (256M)\n"
          "  relaxed             a pool file on a disk: do not push each change to the disk; changes survive the end "

@@ -112,23 +112,19 @@ Result<std::vector<std::string>> mount_pool(const MountRequest& request, const s
 Result<> remount(const MountRequest& request) {
   const auto mounted = TRY(find_mount(request.directory));
   if (!mounted) return fail(ErrorCode::kInvalid, fmt::format("{} is not a daxcow mount", request.directory));
-  if (!request.options.read_only) {
-    const auto reply = TRY(call_daemon(mounted->source, {{"op", "mounts"}}));
-    for (const auto& entry : reply ? (*reply)["mounts"] : json::array())
-      if (entry["major"] == major(mounted->device) && entry["minor"] == minor(mounted->device) &&
-          entry["read_only"] == true)
-        return fail(ErrorCode::kReadOnly,
-                    fmt::format("{} was mounted read-only: unmount it and mount it again", request.directory));
-  }
+  const auto tell = [&]() -> Result<> {
+    const auto told = TRY(call_daemon(mounted->source, {{"op", "remount"},
+                                                        {"major", major(mounted->device)},
+                                                        {"minor", minor(mounted->device)},
+                                                        {"read_only", request.options.read_only},
+                                                        {"access_time", request.options.behaviour.access_time}}));
+    if (!told) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {} any more", mounted->source));
+    return {};
+  };
+  if (!request.options.read_only) TRY(tell());
   if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
-  const auto told = TRY(call_daemon(mounted->source, {{"op", "remounted"},
-                                                      {"major", major(mounted->device)},
-                                                      {"minor", minor(mounted->device)},
-                                                      {"read_only", request.options.read_only},
-                                                      {"access_time", request.options.behaviour.access_time}}));
-  if (!told) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {} any more", mounted->source));
-  return {};
+  return request.options.read_only ? tell() : Result<>{};
 }
 
 }  // namespace daxcow

@@ -116,7 +116,8 @@ bool Session::is_connected() const {
   return ::poll(&device, 1, 0) >= 0 && (device.revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
 }
 
-Result<> Session::remounted(bool read_only, bool access_time) {
+Result<> Session::remount(bool read_only, bool access_time) {
+  read_only_ = read_only;
   context_.access_time = access_time && !read_only;
   const auto volume = this->volume();
   return read_only && volume != nullptr ? volume->sync_all() : Result<>{};

@@ -49,8 +49,8 @@ class Session {
   // Whether the kernel still has the mount.
   bool is_connected() const;
 
-  // The kernel has changed the mount's flags. A mount that may not be written to any more gets what is lazy now.
-  Result<> remounted(bool read_only, bool access_time);
+  // The mount's flags change. What is lazy of a mount that may not be written to any more is committed.
+  Result<> remount(bool read_only, bool access_time);
 
   // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not
   // with a lock held that a request could wait for.
@@ -74,7 +74,7 @@ class Session {
   MountContext context_;
   VolumeNumber volume_number_;
   std::string volume_name_;
-  bool read_only_;
+  std::atomic<bool> read_only_;
   fuse_session* session_ = nullptr;
   std::thread thread_;
   std::atomic<bool> ended_ = false;

@@ -138,6 +138,40 @@ TEST_CASE("A pool opened read-only is not written to, and becomes writable in us
   expect_clean(unclosed);
 }
 
+TEST_CASE("A volume that is mounted read-only becomes writable in use, unless it is a read-only one") {
+  const Image stopped = [] {
+    auto opened = open(stopped_after_commit(Copies::kBoth), false);
+    const auto volume = must(opened.pool->mount("main", false));
+    const auto orphan = must(volume->create(format::kRootInode, "orphan", kFile)).inode;
+    must(volume->write(orphan, 0, text(std::string(1 << 20, 'o'))));
+    volume->remember(orphan);
+    must(volume->unlink(format::kRootInode, "orphan"));
+    return opened.medium->snapshot();
+  }();
+  auto opened = open(stopped, true);
+  auto volume = must(opened.pool->mount("main", true)), kept = must(opened.pool->mount("kept", true));
+  const auto file = must(volume->find("file")).inode;
+  CHECK(opened.pool->begin_writing(*volume).error().code == ErrorCode::kReadOnly);  // the pool is
+  must(opened.pool->begin_writing());
+  CHECK(volume->write(file, 0, text("no")).error().code == ErrorCode::kReadOnly);
+  CHECK(opened.pool->begin_writing(*kept).error().code == ErrorCode::kReadOnly);
+  CHECK(kept->read_only());
+  const auto space = [&] {
+    opened.pool->settle();
+    return must(opened.pool->statistics()).data_free_blocks;
+  };
+  const auto before = space();
+  must(opened.pool->begin_writing(*volume));
+  CHECK_FALSE(volume->read_only());
+  CHECK(space() >= before + 256);  // of the file without a name
+  must(volume->write(file, 0, text("yes")));
+  CHECK(read_all(*volume, "file").starts_with("yesa"));
+  CHECK(read_all(*kept, "file").starts_with("aaaa"));
+  volume.reset();
+  kept.reset();
+  expect_clean(opened.medium->snapshot());
+}
+
 TEST_CASE("A pool whose medium cannot be written stays read-only") {
   const Image stopped = stopped_after_commit(Copies::kBoth);
   auto medium = must(DramMedium::from_image(stopped));

@@ -119,9 +119,15 @@ fails "read-only" touch mnt/file
 unmounts mnt
 works mount -t fuse.daxcow -o ro "$pool" mnt
 fails "read-only" touch mnt/file
-refused 32 "mounted read-only: unmount" mount.daxcow "$pool" mnt -o remount,rw
-fails "mounted read-only: unmount" mount -o remount,rw mnt
-works cat mnt/file
+works mount -o remount,rw mnt
+works touch mnt/file
+works dd if=/dev/zero of=mnt/written bs=4k count=4 status=none
+unmounts mnt
+works daxcow snapshot --read-only "$pool" main fixed
+works mount -t fuse.daxcow -o ro,volume=fixed "$pool" mnt
+works cat mnt/written
+fails "volume 'fixed' is read-only" mount -o remount,rw mnt
+fails "read-only file system" touch mnt/written
 unmounts mnt
 
 # --- busy, lazily, twice ---------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ std::string fill(MountedPool& pool) {
   write_file(main + "/file", pattern(1, 16));
   REQUIRE(::setxattr((main + "/file").c_str(), "user.name", "value", 5, 0) == 0);
   pool.need_run(
-      "mkdir -p main/a/b && ln -s ../file main/a/link && cp main/file main/a/b/clone && daxcow snapshot main main kept");
+      "mkdir -p main/a/b && ln -s ../file main/a/link && cp main/file main/a/b/clone && daxcow snapshot main main "
+      "kept");
   return main;
 }
 
@@ -38,11 +39,12 @@ void read_all(const MountedPool& pool, const std::string& volume) {
   CHECK(read_range(main + "/a/link", 0, 1 << 20) == pattern(1, 16));
   char value[16];
   CHECK(::getxattr((main + "/file").c_str(), "user.name", value, sizeof value) == 5);
-  pool.need_run(fmt::format("cd {} && find . -ls >/dev/null && cat file a/b/clone >/dev/null && cp a/b/clone ../copy && "
-                            "df . >/dev/null && daxcow map file >/dev/null && daxcow owners . 4194304 >/dev/null && "
-                            "daxcow volume list . >/dev/null && daxcow stat . && daxcow settle . && daxcow scrub . && "
-                            "sync -f .",
-                            volume));
+  pool.need_run(
+      fmt::format("cd {} && find . -ls >/dev/null && cat file a/b/clone >/dev/null && cp a/b/clone ../copy && "
+                  "df . >/dev/null && daxcow map file >/dev/null && daxcow owners . 4194304 >/dev/null && "
+                  "daxcow volume list . >/dev/null && daxcow stat . && daxcow settle . && daxcow scrub . && "
+                  "sync -f .",
+                  volume));
 }
 
 TEST_CASE("Read-only mounts write nothing, also after a crash, and let a writable one follow") {
@@ -100,7 +102,8 @@ TEST_CASE("Commands that change a pool work while it has read-only mounts only")
   fill(pool);
   pool.unmount_all();
   pool.mount("main", "ro");
-  pool.need_run("daxcow snapshot $POOL main monday && daxcow volume create $POOL other && daxcow volume delete $POOL kept");
+  pool.need_run(
+      "daxcow snapshot $POOL main monday && daxcow volume create $POOL other && daxcow volume delete $POOL kept");
   pool.mount("monday");
   read_all(pool, "monday");
   CHECK(pool.need_json("daxcow volume list --json $POOL").at("volumes").size() == 3);
