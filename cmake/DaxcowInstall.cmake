@@ -24,7 +24,7 @@ install(CODE [[
 
 # Units of systemd, with the paths of this installation. The mount unit is an example: its name and content are the
 # administrator's.
-set(units ${PROJECT_SOURCE_DIR}/packaging/systemd)
+set(units ${PROJECT_SOURCE_DIR}/fuse/systemd)
 foreach(unit daxcow@.service daxcow-scrub@.service)
   configure_file(${units}/${unit}.in ${PROJECT_BINARY_DIR}/systemd/${unit} @ONLY)
 endforeach()

@@ -6,7 +6,7 @@ command -v systemd-analyze >/dev/null || { echo "SKIPPED: systemd-analyze is mis
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 
-for unit in "$DAXCOW_BUILD_DIR"/systemd/*.service "$DAXCOW_SOURCE_DIR"/packaging/systemd/*.{timer,mount}; do
+for unit in "$DAXCOW_BUILD_DIR"/systemd/*.service "$DAXCOW_SOURCE_DIR"/fuse/systemd/*.{timer,mount}; do
   sed -E "s#=[^ ]*/(mount\.daxcow|daxcow) #=$DAXCOW_BIN_DIR/\1 #" "$unit" >"$work/$(basename "$unit")"
 done
 cd "$work" || exit 1
