@@ -104,7 +104,7 @@ TEST_CASE("SIGTERM in the middle of writing loses nothing that was completed") {
   pool.check_clean();
 }
 
-TEST_CASE("SIGHUP commits times and is no reason to end; SIGPIPE is none either") {
+TEST_CASE("SIGHUP commits times and is no reason to end, nor is SIGPIPE") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
   const std::string main = pool.mount("main");

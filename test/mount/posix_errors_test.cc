@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -20,6 +21,8 @@
 
 namespace daxcow::test {
 namespace {
+
+namespace fs = std::filesystem;
 
 // What a call gave: 0 or its errno. Descriptors are closed.
 int error_of(long result) { return result < 0 ? errno : 0; }
@@ -96,7 +99,12 @@ TEST_CASE("Errors of open, creat, truncate") {
   at.pool.need_run("cp /bin/sleep main/program");
   {
     Child running([&] { return ::execl((at / "program").c_str(), "sleep", "60", nullptr); });
-    CHECK(wait_until([&] { return open(at / "program", O_WRONLY) == ETXTBSY; }));
+    // Not by opening it, or exec would be the one that fails.
+    const fs::path executable = "/proc/" + std::to_string(running.process()) + "/exe";
+    std::error_code error;
+    const bool runs = wait_until([&] { return fs::read_symlink(executable, error) == at / "program"; });
+    REQUIRE(runs);
+    CHECK(open(at / "program", O_WRONLY) == ETXTBSY);
     CHECK(error_of(::truncate((at / "program").c_str(), 0)) == ETXTBSY);
   }
   {

@@ -267,7 +267,7 @@ TEST_CASE("Capabilities of a file go with a write, a truncation and a new owner"
   CHECK(after([&] { return ::rename(file.c_str(), (file + "2").c_str()) == 0 && ::rename((file + "2").c_str(), file.c_str()) == 0; }));
 }
 
-TEST_CASE("st_blocks counts what a file maps, shared or not; sparse files may be as large as the format allows") {
+TEST_CASE("st_blocks counts what a file maps, shared or not, and sparse files may be as large as the format allows") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
   const std::string main = pool.mount("main");
