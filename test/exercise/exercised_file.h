@@ -79,6 +79,7 @@ class ExercisedFile {
   std::byte* mapping();
   void compare(Range range, std::span<const std::byte> got);
   void check_blocks(const struct stat& status);
+  std::string times_without_cache() const;
 
   // Times. `before` was taken before the operation began.
   void content_changed(timespec before);

@@ -78,6 +78,7 @@ class Exerciser {
       work(world, stop);
       if (snapshots_) snapshots_->end();
       world.compare();
+      publish();
       return {};
     } catch (const Failure& failure) {
       return report(failure);
@@ -87,9 +88,14 @@ class Exerciser {
  private:
   void step(World& world) {
     world.step(lots_[context_.random.below(lots_.size())]);
-    const auto& done = context_.history.newest();
-    progress_.of_kind[static_cast<std::size_t>(done.kind)].fetch_add(1, std::memory_order_relaxed);
-    progress_.operations.store(context_.history.count(), std::memory_order_relaxed);
+    publish();
+  }
+
+  void publish() {
+    const auto count = context_.history.count();
+    for (; published_ < count; ++published_)
+      progress_.of_kind[static_cast<std::size_t>(context_.history.at(published_).kind)].fetch_add(1, std::memory_order_relaxed);
+    progress_.operations.store(count, std::memory_order_relaxed);
   }
 
   void work(World& world, const std::atomic<bool>& stop) {
@@ -112,8 +118,7 @@ class Exerciser {
 
   std::string report(const Failure& failure) {
     const World* world = snapshots_ && snapshots_->current() != nullptr ? snapshots_->current() : world_;
-    const auto& last = context_.history.newest();
-    const auto file = world != nullptr ? world->current() : last.file;
+    const auto file = world != nullptr ? world->current() : 0;
     constexpr std::size_t kLines = 40;
     return fmt::format("process {}, operation {}, file {}: {}\nthe last operations on this file:\n{}", context_.process,
                        context_.history.count(), file, failure.what(), context_.history.last(file, kLines));
@@ -125,6 +130,7 @@ class Exerciser {
   const std::vector<Kind> lots_;
   std::optional<Snapshots> snapshots_;
   World* world_ = nullptr;
+  std::uint64_t published_ = 0;  // of the history's operations
 };
 
 }  // namespace

@@ -16,7 +16,6 @@ namespace daxcow::exercise {
 struct Progress {
   std::atomic<std::uint64_t> operations{0};
   std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(Kind::kCount)> of_kind{};
-  std::atomic<unsigned> snapshot{0};  // that is worked on
 };
 
 inline constexpr const char* kSharedFile = "shared";

@@ -81,7 +81,8 @@ class History {
  public:
   // The newest operation; valid until the next one is added.
   Operation& add(const Operation& operation);
-  const Operation& newest() const { return ring_[(count_ - 1) % kLength]; }
+  // One of the last, counted from 0.
+  const Operation& at(std::uint64_t index) const { return ring_[index % kLength]; }
   std::uint64_t count() const { return count_; }
 
   // The last operations that had to do with the file, oldest first, a line each.
