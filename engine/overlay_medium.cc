@@ -19,9 +19,10 @@ Result<> OverlayMedium::begin_writing() {
 }
 
 void OverlayMedium::forget_aside() {
-  const std::unique_lock lock(mutex_);
+  mutex_.lock();
   aside_ = false;
   blocks_.clear();
+  mutex_.unlock();
 }
 
 Result<> OverlayMedium::read(std::uint64_t offset, std::span<std::byte> to) {

@@ -207,7 +207,10 @@ Result<> Store::scan() {
 
 // What no record keeps from being given out as free must not be the pool's own.
 Result<> Store::check_own_blocks() const {
-  const auto free = [this](BlockNumber first, std::uint64_t count) { return is_free({first, count}); };
+  const auto free = [this](BlockNumber first, std::uint64_t count) {
+    mutex.assert_held();
+    return is_free({first, count});
+  };
   bool any = free(format::kSuperblockPrimary, 1) || free(second_superblock(superblock_.pool_bytes / kBlockBytes), 1) ||
              free(format::kJournalChunk, kChunkBlocks);
   for (const BlockNumber base : metadata_.chunks()) any |= free(base, kChunkBlocks);

@@ -232,7 +232,7 @@ TEST_CASE("Poison that was found read-only is recorded and dealt with once the p
 }
 
 TEST_CASE("Readers notice nothing when a pool becomes writable") {
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 8; ++round) {
     auto medium = must(DramMedium::from_image(stopped_after_commit(Copies::kBoth)));
     const auto pool =
         must(Pool::open(std::move(medium), {.read_only = true, .cache_bytes = 1 << 16, .background = true, .log = {}}));
