@@ -25,15 +25,16 @@ constexpr std::uint64_t padded(std::uint64_t bytes) { return (bytes + 7) / 8 * 8
 
 }  // namespace
 
-std::optional<AttributeName> parse_attribute_name(std::string_view full) {
+Result<AttributeName> parse_attribute_name(std::string_view full) {
   for (const Prefix& prefix : kPrefixes) {
-    if (!full.starts_with(prefix.text) || full.size() == prefix.text.size()) continue;
+    if (!full.starts_with(prefix.text)) continue;
     const std::string_view name = full.substr(prefix.text.size());
-    if (prefix.space == AttributeSpace::kSystem && name != "posix_acl_access" && name != "posix_acl_default") return std::nullopt;
-    if (name.size() > 255) return std::nullopt;
+    if (name.empty()) return fail(ErrorCode::kInvalid);
+    if (prefix.space == AttributeSpace::kSystem && name != "posix_acl_access" && name != "posix_acl_default") break;
+    if (name.size() > 255) break;
     return AttributeName{prefix.space, std::string(name)};
   }
-  return std::nullopt;
+  return fail(ErrorCode::kUnsupported);
 }
 
 std::string full_attribute_name(const AttributeName& name) {
@@ -77,20 +78,31 @@ Result<> AttributeList::write(Transaction& transaction, InodeRecord& inode, Grav
     std::memcpy(stream.data() + at + sizeof entry, item.name.data(), item.name.size());
     std::memcpy(stream.data() + at + sizeof entry + item.name.size(), item.value.data(), item.value.size());
   }
-  if (stream.size() > format::kMaximumAttributeForkBytes) return fail(ErrorCode::kNoSpace);
+  const std::uint64_t bytes = stream.size();
+  if (bytes > format::kMaximumAttributeForkBytes) return fail(ErrorCode::kNoSpace);
   const ForkEdit fork = edit_attribute_fork(inode);
-  const std::uint64_t blocks = blocks_for(stream.size()), old_blocks = blocks_for(inode.attribute_bytes);
+  const std::uint64_t blocks = blocks_for(bytes), old_blocks = blocks_for(inode.attribute_bytes);
   stream.resize(blocks * kBlockBytes);
   for (std::uint64_t i = 0; i < blocks; ++i) {
+    const std::byte* content = stream.data() + i * kBlockBytes;
+    if (i < old_blocks) {  // a long list, of many hard links say, changes in one place
+      const MapEntry entry = TRY(entry_at(transaction, attribute_fork(inode), FileBlock(i)));
+      const BlockPtr old = TRY(transaction.read(entry.block(), BlockType::kAttributes));
+      if (std::memcmp(old->bytes, content, kBlockBytes) == 0) continue;
+    }
     Block* block = TRY(edit_leaf(transaction, fork, FileBlock(i), graveyard));
-    std::memcpy(block->bytes, stream.data() + i * kBlockBytes, kBlockBytes);
+    std::memcpy(block->bytes, content, kBlockBytes);
   }
   if (old_blocks > blocks) TRY(clear(transaction, fork, {FileBlock(blocks), old_blocks - blocks}, graveyard));
-  std::uint64_t bytes = 0;
-  for (const Item& item : items_) bytes += padded(sizeof(AttributeEntry) + item.name.size() + item.value.size());
   inode.attribute_bytes = static_cast<std::uint32_t>(bytes);
   if (blocks == 0) inode.attribute_level = 1;
   return {};
+}
+
+std::uint64_t AttributeList::stream_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const Item& item : items_) bytes += padded(sizeof(AttributeEntry) + item.name.size() + item.value.size());
+  return bytes;
 }
 
 AttributeList::Item* AttributeList::find(AttributeSpace space, std::string_view name) {

@@ -19,8 +19,9 @@ struct AttributeName {
   format::AttributeSpace space;
   std::string name;  // without the prefix
 };
-// "user.x" -> {kUser, "x"}; nothing for an unknown or empty name. "system." takes the two POSIX ACL names only.
-std::optional<AttributeName> parse_attribute_name(std::string_view full);
+// "user.x" -> {kUser, "x"}. kUnsupported for an unknown prefix, and after "system." for all but the two POSIX ACL names;
+// kInvalid for a prefix alone.
+Result<AttributeName> parse_attribute_name(std::string_view full);
 std::string full_attribute_name(const AttributeName& name);  // empty for kParent
 
 class AttributeList {
@@ -37,6 +38,7 @@ class AttributeList {
   Result<> write(Transaction& transaction, format::InodeRecord& inode, Graveyard& graveyard) const;
 
   const std::vector<Item>& items() const { return items_; }
+  std::uint64_t stream_bytes() const;  // of the fork that holds it
   Item* find(format::AttributeSpace space, std::string_view name);
   void set(format::AttributeSpace space, std::string_view name, std::string value);
   bool remove(format::AttributeSpace space, std::string_view name);

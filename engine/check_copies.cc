@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/checksum.h"
+#include "engine/pool_layout.h"
 #include "engine/references.h"
 
 namespace daxcow::checker {
@@ -56,11 +57,9 @@ RecordState read_record(Context& context, BlockNumber area, std::uint64_t& seque
     return RecordState::kInvalid;
   std::vector<std::byte> payload(header.payload_bytes);
   if (!context.medium.read(byte_offset(area) + sizeof header, payload)) return RecordState::kUnreadable;
-  const std::uint64_t seed = crc64(0, std::as_bytes(std::span(context.superblock.uuid)));
-  const auto fields =
-      std::as_bytes(std::span(&header, 1)).subspan(offsetof(JournalHeader, sequence), 3 * sizeof(std::uint64_t));
   sequence = header.sequence;
-  return crc64(crc64(seed, fields), payload) == header.check ? RecordState::kValid : RecordState::kInvalid;
+  return journal_crc(journal_seed(context.superblock), header, payload) == header.check ? RecordState::kValid
+                                                                                        : RecordState::kInvalid;
 }
 
 // A record that does not verify is what a crash while it was written leaves behind: everything before it is home. So
@@ -89,22 +88,6 @@ void check_journal(Context& context) {
 }
 
 // --- Metadata blocks -------------------------------------------------------------------------------------------------
-
-const char* descriptor_fault(const BlockDescriptor& descriptor) {
-  static constexpr BlockDescriptor kFreeDescriptor{};
-  if (descriptor.type == BlockType::kFree)
-    return std::memcmp(&descriptor, &kFreeDescriptor, sizeof descriptor) == 0
-               ? nullptr
-               : "the descriptor of a free block is not zero";
-  if (descriptor.reserved != 0) return "reserved bytes of a descriptor are not zero";
-  const auto kind = static_cast<std::uint8_t>(descriptor.leaf_kind);
-  if (descriptor.type != BlockType::kMapNode)
-    return descriptor.level == 0 && kind == 0 ? nullptr : "the descriptor has a level although it is not a map node's";
-  if (descriptor.level == 0 || descriptor.level > format::kMaximumLevel) return "a map node's level is out of range";
-  const bool known = kind == 0 || (kind >= static_cast<std::uint8_t>(LeafKind::kInodes) &&
-                                   kind <= static_cast<std::uint8_t>(LeafKind::kGraveyard));
-  return known ? nullptr : "a map node's kind of leaves is unknown";
-}
 
 void check_header(Context& context, BlockNumber base) {
   const bool primary = context.metadata.verify_header_copy(base, Copy::kPrimary).has_value();
@@ -147,9 +130,26 @@ void check_block(Context& context, BlockNumber block, const BlockDescriptor& des
 
 }  // namespace
 
+const char* descriptor_fault(const BlockDescriptor& descriptor) {
+  static constexpr BlockDescriptor kFreeDescriptor{};
+  if (descriptor.type == BlockType::kFree)
+    return std::memcmp(&descriptor, &kFreeDescriptor, sizeof descriptor) == 0
+               ? nullptr
+               : "the descriptor of a free block is not zero";
+  if (static_cast<std::uint8_t>(descriptor.type) >= format::kBlockTypeCount) return "a descriptor's type is unknown";
+  if (descriptor.reserved != 0) return "reserved bytes of a descriptor are not zero";
+  const auto kind = static_cast<std::uint8_t>(descriptor.leaf_kind);
+  if (descriptor.type != BlockType::kMapNode)
+    return descriptor.level == 0 && kind == 0 ? nullptr : "the descriptor has a level although it is not a map node's";
+  if (!format::is_valid_level(descriptor.level)) return "a map node's level is out of range";
+  const bool known = kind == 0 || (kind >= static_cast<std::uint8_t>(LeafKind::kInodes) &&
+                                   kind <= static_cast<std::uint8_t>(LeafKind::kGraveyard));
+  return known ? nullptr : "a map node's kind of leaves is unknown";
+}
+
 void check_copies(Context& context) {
   check_superblock(context, format::kSuperblockPrimary, "superblock");
-  check_superblock(context, BlockNumber(context.pool_blocks - 1), "superblock, second copy");
+  check_superblock(context, second_superblock(context.pool_blocks), "superblock, second copy");
   check_journal(context);
   for (const BlockNumber base : context.metadata.chunks()) {
     check_header(context, base);

@@ -10,4 +10,7 @@ namespace daxcow::checker {
 // it lists is expected to be bad.
 void check_copies(Context& context);
 
+// What is wrong with a descriptor in itself; nullptr if nothing is.
+const char* descriptor_fault(const format::BlockDescriptor& descriptor);
+
 }  // namespace daxcow::checker

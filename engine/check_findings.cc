@@ -156,7 +156,6 @@ Remedy usual_remedy(FindingKind kind, Severity severity) {
     case FindingKind::kFullHint:
     case FindingKind::kAttributes:
     case FindingKind::kVolume:
-      return Remedy::kCorrect;
     case FindingKind::kOrphan:
       return Remedy::kCorrect;
     case FindingKind::kPoisoned:

@@ -60,9 +60,7 @@ class InodeCheck {
   }
 
   void check_fields() {
-    const auto is_level = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-    if (!is_level(record_.data_level) || !is_level(record_.attribute_level))
-      add(FindingKind::kInode, "the level of a map root is out of range");
+    if (!has_valid_levels(record_)) add(FindingKind::kInode, "the level of a map root is out of range");
     if (std::ranges::any_of(record_.reserved, [](std::uint8_t byte) { return byte != 0; }))
       add(FindingKind::kInode, "reserved bytes are not zero");
     if (std::ranges::any_of(record_.nanoseconds, [](std::uint32_t n) { return n >= 1'000'000'000; }))

@@ -6,7 +6,9 @@
 #include <random>
 #include <string>
 
+#include "engine/pool_layout.h"
 #include "engine/record_key.h"
+#include "engine/reverse_leaf.h"
 #include "engine/reverse_map.h"
 
 namespace daxcow::checker {
@@ -32,28 +34,6 @@ std::uint64_t hash_of(const ReverseRecord& record, std::uint64_t key) {
 }
 
 bool same(const ReverseRecord& a, const ReverseRecord& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
-
-// A total order, so that equal records stand side by side.
-bool before(const ReverseRecord& a, const ReverseRecord& b) {
-  const RecordKey left = key_of(a), right = key_of(b);
-  return left != right ? left < right : std::memcmp(&a, &b, sizeof a) < 0;
-}
-
-template <class Visit>
-void for_each_used(const ReverseLeaf& leaf, Visit visit) {
-  for (std::uint64_t slot = 0; slot < format::kRecordsPerLeaf; ++slot)
-    if (leaf.used[slot / 64] >> (slot % 64) & 1) visit(leaf.records[slot]);
-}
-
-ReverseRecord system_record(BlockNumber first, std::uint64_t length, BlockNumber source, std::uint16_t slot) {
-  ReverseRecord record{};
-  record.first = first.value;
-  record.length_blocks = length;
-  record.source = source.value;
-  record.slot = slot;
-  record.kind = RecordKind::kSystem;
-  return record;
-}
 
 std::string describe_record(const ReverseRecord& record) {
   return "blocks " + std::to_string(record.first) + "+" + std::to_string(record.length_blocks) + " from " +
@@ -100,7 +80,7 @@ void ReverseScan::read_leaf(BlockNumber block, std::vector<Leaf>& leaves, Revers
                           describe(added.error()));
   Leaf summary{{}, {}, block};
   bool any = false;
-  for_each_used(leaf, [&](const ReverseRecord& record) {
+  reverse_leaf::for_each_record(leaf, [&](const ReverseRecord& record) {
     const RecordKey key = key_of(record);
     if (!any || key < summary.smallest) summary.smallest = key;
     if (!any || summary.largest < key) summary.largest = key;
@@ -140,7 +120,8 @@ void ReverseScan::sweep(const std::vector<Leaf>& leaves) {
     const auto content = context_.metadata.read(leaf.block, BlockType::kReverseLeaf);
     if (!content) continue;
     records.clear();
-    for_each_used((*content)->as<ReverseLeaf>(), [&](const ReverseRecord& record) { records.push_back(record); });
+    reverse_leaf::for_each_record((*content)->as<ReverseLeaf>(),
+                                  [&](const ReverseRecord& record) { records.push_back(record); });
     std::ranges::sort(records, {}, &ReverseRecord::first);
     for (const ReverseRecord& record : records) sweep_record(record);
   }
@@ -173,27 +154,16 @@ void ReverseScan::for_each_record(Visit visit) {
   for (const BlockNumber block : leaf_blocks_) {
     const auto content = context_.metadata.read(block, BlockType::kReverseLeaf);
     if (!content) continue;
-    for_each_used((*content)->as<ReverseLeaf>(), [&](const ReverseRecord& record) {
+    reverse_leaf::for_each_record((*content)->as<ReverseLeaf>(), [&](const ReverseRecord& record) {
       if (record.kind != RecordKind::kLedger && record.kind != RecordKind::kHold) visit(record);
     });
   }
 }
 
-// As Store::format and Store::add_chunk write them.
-void ReverseScan::for_each_system_record(Visit visit) const {
-  const BlockNumber first = format::kSuperblockPrimary, second(context_.pool_blocks - 1);
-  visit(system_record(first, 1, first, 0));
-  visit(system_record(second, 1, first, 1));
-  visit(system_record(format::kJournalChunk, format::kChunkBlocks, first, 2));
-  visit(system_record(format::kFirstChunk, format::kChunkBlocks, first, 3));
-  const auto& chunks = context_.metadata.chunks();
-  for (std::size_t i = 1; i < chunks.size(); ++i)
-    visit(system_record(chunks[i], format::kChunkBlocks, chunks[i - 1], 0));
-}
-
 void ReverseScan::compare(const Tally& expected_trees, FunctionRef<void(Visit)> expected) {
   Tally all = expected_trees;
-  for_each_system_record([&](const ReverseRecord& record) { all.add(record); });
+  for_each_system_record(context_.metadata.chunks(), context_.pool_blocks,
+                         [&](const ReverseRecord& record) { all.add(record); });
   if (all == found_) return;
   const std::uint64_t slices = std::max(all.count(), found_.count()) / kRecordsPerSlice + 1;
   for (std::uint64_t slice = 0; slice < slices; ++slice) compare_slice(slice, slices, expected);
@@ -206,17 +176,17 @@ void ReverseScan::compare_slice(std::uint64_t slice, std::uint64_t slices, Funct
     if (in_slice(record)) wanted.push_back(record);
   };
   expected(want);
-  for_each_system_record(want);
+  for_each_system_record(context_.metadata.chunks(), context_.pool_blocks, want);
   for_each_record([&](const ReverseRecord& record) {
     if (in_slice(record)) present.push_back(record);
   });
-  std::ranges::sort(wanted, before);
-  std::ranges::sort(present, before);
+  std::ranges::sort(wanted, record_before);
+  std::ranges::sort(present, record_before);
   auto a = wanted.begin(), b = present.begin();
   while (a != wanted.end() || b != present.end()) {
     if (a != wanted.end() && b != present.end() && same(*a, *b))
       ++a, ++b;
-    else if (b == present.end() || (a != wanted.end() && before(*a, *b)))
+    else if (b == present.end() || (a != wanted.end() && record_before(*a, *b)))
       report(*a++, true);
     else
       report(*b++, false);

@@ -56,7 +56,6 @@ class ReverseScan {
   void sweep(const std::vector<Leaf>& leaves);
   void sweep_record(const format::ReverseRecord& record);
   void for_each_record(Visit visit);
-  void for_each_system_record(Visit visit) const;
   void compare_slice(std::uint64_t slice, std::uint64_t slices, FunctionRef<void(Visit)> expected);
   void report(const format::ReverseRecord& record, bool missing);
 

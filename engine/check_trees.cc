@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "engine/pool_layout.h"
+
 namespace daxcow::checker {
 
 using format::BlockDescriptor;
@@ -62,20 +64,8 @@ LeafKind data_kind(const InodeRecord& record, InodeNumber number, VolumeNumber v
   return LeafKind::kData;
 }
 
-TreeWalk::TreeWalk(Context& context, Tally tally) : context_(context), tally_(tally), known_(context.described.size()) {
-  for (const BlockNumber chunk : context.metadata.chunks()) chunks_.push_back(chunk.value);
-  std::ranges::sort(chunks_);
-}
-
-// Not the superblocks, the journal or a chunk.
-bool TreeWalk::is_data_space(BlockRun run) const {
-  if (run.first.value >= context_.pool_blocks || run.count > context_.pool_blocks - run.first.value) return false;
-  if (run.first == format::kSuperblockPrimary || run.end().value == context_.pool_blocks) return false;
-  if (run.first < format::kJournalChunk + format::kChunkBlocks && run.end() > format::kJournalChunk) return false;
-  if (run.count == 1) return !context_.metadata.in_chunk(run.first);
-  const auto chunk = std::ranges::lower_bound(chunks_, run.first.value / format::kChunkBlocks * format::kChunkBlocks);
-  return chunk == chunks_.end() || *chunk >= run.end().value;
-}
+TreeWalk::TreeWalk(Context& context, Tally tally)
+    : context_(context), tally_(tally), known_(context.described.size()) {}
 
 // In the graveyard the reference does not say what it leads to; the block does.
 LeafKind TreeWalk::kind_from_block(MapEntry entry) const {
@@ -96,9 +86,16 @@ TreeWalk::Arrival TreeWalk::arrive(const Visit& visit, BlockNumber block, BlockT
   const bool is_node = type == BlockType::kMapNode;
   if (descriptor.type == type && (!is_node || (descriptor.level == level && descriptor.leaf_kind == kind))) {
     Known& known = known_[context_.described.index(block)];
-    if (known.met) return Arrival::kAgain;
-    known.met = true;
-    return Arrival::kFirst;
+    if (!known.met) {
+      known.met = true;
+      known.unshareable = visit.unshareable();
+      return Arrival::kFirst;
+    }
+    if (known.unshareable || visit.unshareable())
+      context_.findings.add(FindingKind::kMapShape, Severity::kLoss, block, visit.place,
+                            "a block of type " + expected_name(type, level, kind) +
+                                " of the volume table is used in another place too");
+    return Arrival::kAgain;
   }
   const std::string wanted = "a reference to a block of type " + expected_name(type, level, kind) + " leads to ";
   if (!context_.metadata.is_described(block))
@@ -166,7 +163,7 @@ void TreeWalk::walk() {
   }
   // Last, so that what a volume shares with the graveyard is looked at as the volume's.
   for (const auto& [block, record] : graveyards_)
-    walk_fork({Place{kVolumeZero, format::kGraveyardInode, {}}, true}, block, data_fork(record, LeafKind::kGraveyard));
+    walk_fork({Place{kVolumeZero, format::kGraveyardInode, {}}}, block, data_fork(record, LeafKind::kGraveyard));
   report_unreachable();
 }
 
@@ -223,7 +220,7 @@ Below TreeWalk::walk_entry(const Visit& visit, BlockNumber source, MapEntry entr
   if (entry.is_node()) return walk_node(visit, entry, log512, kind, at);
   if (kind != LeafKind::kData) return walk_leaf(visit, entry, kind, at);
   const BlockRun run{entry.block(), blocks_spanned(log512)};
-  if (!is_data_space(run)) {
+  if (!is_data_space(context_.metadata, context_.pool_blocks, run)) {
     Place place = visit.place;
     if (place.inode) place.offset_bytes = byte_offset(at);
     context_.findings.add(FindingKind::kOutOfRange, Severity::kLoss, run.first, place,
@@ -314,8 +311,7 @@ void TreeWalk::walk_inode(const Visit& visit, BlockNumber block, const InodeReco
     below.place.inode = number;
   }
   // References outside of the levels are none (see references.h); check_volume reports the levels.
-  const auto is_level = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-  if (is_level(record.data_level) && !has_flag(record, InodeFlag::kInlineSymlink)) {
+  if (format::is_valid_level(record.data_level) && !has_flag(record, InodeFlag::kInlineSymlink)) {
     const Fork data = data_fork(record, kind);
     if (kind == LeafKind::kInodes && !visit.buried && volume == kVolumeZero)
       volumes_.push_back({number, data});
@@ -324,11 +320,12 @@ void TreeWalk::walk_inode(const Visit& visit, BlockNumber block, const InodeReco
     else
       walk_fork(below, block, data);
   }
-  if (is_level(record.attribute_level)) walk_fork(below, block, attribute_fork(record));
+  if (format::is_valid_level(record.attribute_level)) walk_fork(below, block, attribute_fork(record));
 }
 
 void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const Block& content, FileBlock at) {
   const auto& entries = content.as<format::MapNode>();
+  const Visit buried{visit.place, true};
   const std::uint64_t first = at.value * kMapFanout;
   const std::uint64_t depth = graveyards_.empty() ? 0 : graveyards_.front().second.size_bytes;
   for (std::uint64_t i = 0; i < kMapFanout; ++i) {
@@ -345,7 +342,7 @@ void TreeWalk::walk_graveyard_block(const Visit& visit, BlockNumber block, const
     if (first + i >= depth)
       context_.findings.add(FindingKind::kMapShape, Severity::kRepairable, block, visit.place,
                             "an entry lies beyond the end of the graveyard");
-    walk_entry(visit, block, entry.plain(), log512, kind, FileBlock(0));
+    walk_entry(buried, block, entry.plain(), log512, kind, FileBlock(0));
   }
 }
 

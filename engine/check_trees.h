@@ -59,10 +59,14 @@ class TreeWalk {
     bool met = false;
     bool no_free_inode = false;
     bool bad_data = false;
+    bool unshareable = false;  // met in what belongs to volume 0 itself
   };
   struct Visit {  // whose tree is being walked
     Place place;
     bool buried = false;  // in the graveyard: kinds follow from the blocks, and what an inode says is past
+    // Nothing looks whether a block of volume 0 is shared before it is changed: neither its inode table and directory nor
+    // the list that is the graveyard. What the graveyard's entries lead to is nobody's.
+    bool unshareable() const { return place.volume == kVolumeZero && !buried; }
   };
 
   void walk_roots();
@@ -80,14 +84,12 @@ class TreeWalk {
   Arrival arrive(const Visit& visit, BlockNumber block, format::BlockType type, std::uint8_t level,
                  format::LeafKind kind);
   BlockPtr enter(BlockNumber block, format::BlockType type);
-  bool is_data_space(BlockRun run) const;
   format::LeafKind kind_from_block(MapEntry entry) const;
   void report_unreachable();
 
   Context& context_;
   Tally tally_;
-  std::vector<Known> known_;           // by DescribedBlocks::index
-  std::vector<std::uint64_t> chunks_;  // sorted
+  std::vector<Known> known_;  // by DescribedBlocks::index
   std::vector<VolumeRoot> volumes_;
   std::vector<std::pair<BlockNumber, format::InodeRecord>> graveyards_;  // put off to the end; at most one
   std::optional<format::InodeRecord> volume_zero_;

@@ -1,8 +1,6 @@
 #include "engine/checker.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -96,25 +94,9 @@ Finding damage(FindingKind kind, BlockNumber block, std::string where, const Err
 
 // Applies the journal to the overlay. Returns whether that changed anything: the newest record is usually home already.
 Result<bool> replay(Medium& overlay, const Superblock& superblock) {
-  Journal journal(overlay, format::kJournalChunk, crc64(0, std::as_bytes(std::span(superblock.uuid))));
+  Journal journal(overlay, format::kJournalChunk, journal_seed(superblock));
   const auto recovered = TRY(journal.recover(Journal::Copies::kLeave));
-  bool changed = false;
-  for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
-    const auto [block, mask] = recovered.groups[i];
-    for (std::uint64_t rest = mask; rest != 0; rest &= rest - 1) {
-      const std::uint64_t offset = static_cast<std::uint64_t>(std::countr_zero(rest)) * kLineBytes;
-      const std::span<const std::byte> line(recovered.contents[i].bytes + offset, kLineBytes);
-      for (const BlockNumber at : {block, Metadata::mirror_of(block)}) {
-        std::byte present[kLineBytes];
-        const bool same =
-            overlay.read(byte_offset(at) + offset, present) && std::memcmp(present, line.data(), kLineBytes) == 0;
-        if (same) continue;
-        changed = true;
-        (void)overlay.store(byte_offset(at) + offset, line);  // poison: said of the copy as a whole
-      }
-    }
-  }
-  return changed;
+  return journal.apply(recovered, [](BlockNumber, bool) {});  // poison: said of the copy as a whole
 }
 
 }  // namespace

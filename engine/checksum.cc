@@ -39,6 +39,15 @@ std::uint32_t superblock_crc(const format::Superblock& superblock) {
   return crc32c(~0u, std::as_bytes(std::span(&superblock, 1)).first(offsetof(format::Superblock, crc)));
 }
 
+std::uint64_t journal_seed(const format::Superblock& superblock) {
+  return crc64(0, std::as_bytes(std::span(superblock.uuid)));
+}
+
+std::uint64_t journal_crc(std::uint64_t seed, const format::JournalHeader& header, std::span<const std::byte> payload) {
+  static_assert(offsetof(format::JournalHeader, sequence) == 8 && offsetof(format::JournalHeader, check) == 32);
+  return crc64(crc64(seed, std::as_bytes(std::span(&header, 1)).subspan(8, 24)), payload);
+}
+
 std::uint32_t name_hash(std::span<const std::byte> name) { return crc32c(kNameSeed, name); }
 
 }  // namespace daxcow

@@ -1,5 +1,7 @@
 #include "engine/file_data.h"
 
+#include <algorithm>
+
 namespace daxcow {
 
 using format::InodeRecord;
@@ -64,6 +66,67 @@ Result<std::vector<SharingAnswer>> ask_sharing(State& state, InodeNumber inode, 
     return Step::kDone;
   }));
   return answers;
+}
+
+// --- the end of a file -------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Replaces the last block by one that has `content`.
+Result<> replace_tail(State& state, InodeState& held, const Segment& tail, const Block& content) {
+  for (;;) {
+    auto reservation = TRY(state.store.reserve(tail.entry.block(), 1));
+    const BlockNumber block = reservation.run().first;
+    auto stored = state.store.medium().store(byte_offset(block), content.bytes);
+    if (!stored && stored.error().code == ErrorCode::kPoisoned) {
+      state.store.ledger().set(block, 0xff);  // not handed out again, so this comes to an end
+      state.store.suspect({block, 1});
+      continue;
+    }
+    TRY(stored);
+    TRY(state.store.medium().drain());
+    TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+      if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, tail.range))) return Step::kAgain;
+      InodeRecord* record = TRY(state.table.edit(transaction, held.number));
+      TRY(assign(transaction, edit_data_fork(*record, LeafKind::kData), tail.range, block, false, state.services.graveyard));
+      return Step::kDone;
+    }));
+    reservation.keep();
+    held.exclusive.forget();
+    return {};
+  }
+}
+
+}  // namespace
+
+Result<> zero_behind_end(State& state, InodeState& held, std::uint64_t end_bytes) {
+  const std::uint64_t size = TRY(state.read_record(held.number)).size_bytes, kept_bytes = size % kBlockBytes;
+  if (kept_bytes == 0 || end_bytes <= size) return {};
+  const FileRange range{FileBlock(size / kBlockBytes), 1};
+  const FileView view = TRY(view_of(state, held.number, range));
+  const Segment& tail = view.segments.front();
+  if (!holds_data(tail)) return {};
+  const BlockNumber old = tail.entry.block();
+  const std::uint8_t bad = state.store.ledger().mask(old);
+  if (bad == 0) {
+    const auto answers = TRY(ask_sharing(state, held.number, range, {tail}));
+    if (!answers.front().shared) {
+      const std::uint64_t count = std::min(end_bytes - size, kBlockBytes - kept_bytes);
+      if (auto done = state.store.medium().store(byte_offset(old) + kept_bytes, std::span(kZeros).first(count)); !done) {
+        state.store.suspect({old, 1});
+        return done;
+      }
+      return state.store.medium().drain();
+    }
+  }
+  Block content{};
+  const std::uint64_t kept_sectors = (kept_bytes + kSectorBytes - 1) / kSectorBytes;
+  if ((bad & ((1u << kept_sectors) - 1)) != 0) return fail(ErrorCode::kPoisoned);
+  if (auto done = state.store.medium().read(byte_offset(old), std::span(content.bytes).first(kept_bytes)); !done) {
+    state.store.suspect({old, 1});
+    return done;
+  }
+  return replace_tail(state, held, tail, content);
 }
 
 }  // namespace daxcow

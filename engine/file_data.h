@@ -39,4 +39,10 @@ struct SharingAnswer {
 Result<std::vector<SharingAnswer>> ask_sharing(Volume::State& state, InodeNumber inode, FileRange range,
                                                const std::vector<Segment>& segments);
 
+// Bytes behind the end of a file, in its last block, mean nothing: an append puts its data there before the file has grown,
+// and a truncation leaves there what it cuts off. So whoever makes a file grow to `end_bytes` and leaves a gap zeroes it first.
+// Nothing visible changes; with the inode's lock held exclusively. Where others refer to the block (to them the bytes may be
+// data) or it is bad, the file gets a copy. kPoisoned if what is before the end is lost.
+Result<> zero_behind_end(Volume::State& state, InodeState& held, std::uint64_t end_bytes);
+
 }  // namespace daxcow

@@ -15,11 +15,6 @@ using State = Volume::State;
 
 namespace {
 
-void kill_set_id(InodeRecord& record) {
-  record.mode &= ~static_cast<std::uint32_t>(S_ISUID);
-  if (record.mode & S_IXGRP) record.mode &= ~static_cast<std::uint32_t>(S_ISGID);
-}
-
 // One write: decides for each stretch whether it is overwritten in place, converted from unwritten, or put into new blocks;
 // stores the data; and hooks up what is new in one transaction.
 class Writer {
@@ -50,6 +45,10 @@ class Writer {
     reservations_.clear();
     met_poison_ = false;
     view_ = TRY(view_of(state_, held_.number, range_));
+    if (offset_ > view_.record.size_bytes) {
+      TRY(zero_behind_end(state_, held_, offset_));
+      view_ = TRY(view_of(state_, held_.number, range_));
+    }
     TRY(classify());
     TRY(store_new());
     TRY(store_existing());
@@ -61,19 +60,6 @@ class Writer {
   std::uint64_t generation() const { return state_.sharing_generation.load(std::memory_order_acquire); }
 
   void add(FileRange range, Treatment treatment, MapEntry old) {
-    if (range.count == 0) return;
-    // Bytes behind the end of a file must be zero until the file has grown: its last block is not appended to in place, or
-    // a crash before the size is committed would leave them there.
-    const FileBlock last(view_.record.size_bytes / kBlockBytes);
-    if (treatment == Treatment::kInPlace && offset_ + data_.size() > view_.record.size_bytes && last >= range.first && last < range.end()) {
-      add_checked({range.first, last - range.first}, treatment, old);
-      add_checked({last, range.end() - last}, Treatment::kNew, MapEntry::leaf(old.block() + (last - range.first), false));
-      return;
-    }
-    add_checked(range, treatment, old);
-  }
-
-  void add_checked(FileRange range, Treatment treatment, MapEntry old) {
     if (range.count == 0) return;
     // Bad blocks are never stored to: they get a new one.
     if (treatment != Treatment::kNew && ledger().touches({old.block(), range.count})) {
@@ -142,7 +128,7 @@ class Writer {
     return regions_.front();
   }
 
-  // The old content of one block whose first or last bytes stay.
+  // The old content of one block whose first or last bytes stay; zero behind the end of the file.
   Result<> load_old(FileBlock block, Block& content) {
     const Region& region = region_at(block);
     if (!region.old.present() || region.old.unwritten()) {
@@ -156,6 +142,10 @@ class Writer {
       const std::uint64_t first = sector * kSectorBytes;
       const bool replaced = from <= first && first + kSectorBytes <= to;
       if (replaced) continue;  // a lost sector that is overwritten whole is healed by that
+      if (byte_offset(block) + first >= view_.record.size_bytes) {
+        std::memset(content.bytes + first, 0, kSectorBytes);
+        continue;
+      }
       if (bad >> sector & 1) return fail(ErrorCode::kPoisoned);
       if (auto done = state_.store.medium().read(byte_offset(old) + first, std::span(content.bytes).subspan(first, kSectorBytes)); !done) {
         state_.store.suspect({old, 1});
@@ -258,9 +248,9 @@ class Writer {
   Result<> commit() {
     const std::uint64_t end = offset_ + data_.size();
     const bool grows = end > view_.record.size_bytes;
-    const bool kills = options_.kill_set_id && view_.record.mode & (S_ISUID | S_ISGID);
+    const std::uint32_t cleared_mode = options_.clear_mode & view_.record.mode & (S_ISUID | S_ISGID);
     const Timestamp now = current_time();
-    if (pieces_.empty() && !grows && !kills) {
+    if (pieces_.empty() && !grows && cleared_mode == 0) {
       const LockGuard guard(held_.times_mutex);
       held_.times.modification = held_.times.change = now;
       return {};
@@ -276,7 +266,7 @@ class Writer {
       state_.take_times(transaction, held_, *record);
       set_time(*record, kModification, now);
       set_time(*record, kChange, now);
-      if (kills) kill_set_id(*record);
+      record->mode &= ~cleared_mode;
       return Step::kDone;
     }));
     for (auto& reservation : reservations_) reservation.keep();

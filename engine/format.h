@@ -135,6 +135,7 @@ inline constexpr std::uint64_t kJournalPayloadBytes = kJournalBytes - sizeof(Jou
 inline constexpr std::uint64_t kMapFanoutBits = 9;
 inline constexpr std::uint64_t kMapFanout = 1ull << kMapFanoutBits;
 inline constexpr std::uint8_t kMaximumLevel = 7;  // 8 root slots * 512^6 blocks * 4 KiB = 2^69 > 2^63: the kernel's limit rules
+constexpr bool is_valid_level(std::uint8_t level) { return level >= 1 && level <= kMaximumLevel; }
 inline constexpr std::uint64_t kRootSlots = 8;
 inline constexpr std::uint64_t kMaximumFileBytes = 0x7fffffffffffffffull;
 

@@ -22,10 +22,6 @@ class NoGraveyard final : public Graveyard {
 };
 
 // Levels are used in shifts, and sizes added to offsets: nobody gets to see a record with one that the format does not have.
-bool has_valid_levels(const InodeRecord& record) {
-  const auto valid = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-  return valid(record.data_level) && valid(record.attribute_level);
-}
 bool makes_sense(const InodeRecord& record) { return has_valid_levels(record) && record.size_bytes <= format::kMaximumFileBytes; }
 
 Result<InodeRecord> record_in(BlockReader& reader, const Fork& table, InodeNumber inode) {
@@ -92,6 +88,10 @@ Result<bool> mark_full(Transaction& transaction, std::uint64_t* entries, std::ui
 }
 
 }  // namespace
+
+bool has_valid_levels(const InodeRecord& record) {
+  return format::is_valid_level(record.data_level) && format::is_valid_level(record.attribute_level);
+}
 
 Result<Fork> InodeTable::root(BlockReader& reader, VolumeNumber volume) {
   const BlockPtr roots = TRY(reader.read(format::kRootsBlock, BlockType::kRoots));

@@ -16,6 +16,9 @@ namespace daxcow {
 
 inline constexpr VolumeNumber kVolumeZero{0};
 
+// Whether forks can be made of the record.
+bool has_valid_levels(const format::InodeRecord& record);
+
 class InodeTable {
  public:
   explicit InodeTable(VolumeNumber volume) : volume_(volume) {}

@@ -6,6 +6,7 @@
 
 #include "engine/check.h"
 #include "engine/checksum.h"
+#include "engine/lines.h"
 
 namespace daxcow {
 
@@ -20,11 +21,6 @@ Journal::Journal(Medium& medium, BlockNumber first, std::uint64_t seed) : medium
   buffer_.reserve(64 * 1024);
 }
 
-std::uint64_t Journal::check_of(const JournalHeader& header, std::span<const std::byte> payload) const {
-  const auto fields = std::as_bytes(std::span(&header, 1)).subspan(offsetof(JournalHeader, sequence), 3 * 8);
-  return crc64(crc64(seed_, fields), payload);
-}
-
 // A whole record that verifies, header first.
 Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
   JournalHeader header;
@@ -35,7 +31,7 @@ Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
   TRY(medium_.read(area_offset(mirror), record));
   std::memcpy(&header, record.data(), sizeof header);
   if (record.size() != sizeof header + header.payload_bytes ||
-      header.check != check_of(header, std::span(record).subspan(sizeof header)))
+      header.check != journal_crc(seed_, header, std::span(record).subspan(sizeof header)))
     return fail(ErrorCode::kDamaged);
   return record;
 }
@@ -84,6 +80,21 @@ Result<Journal::Recovered> Journal::recover(Copies copies) {
   return result;
 }
 
+Result<bool> Journal::apply(const Recovered& recovered, FunctionRef<void(BlockNumber, bool)> on_failed_copy) {
+  bool changed = false;
+  for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
+    const auto [block, mask] = recovered.groups[i];
+    for (const bool mirror : {false, true}) {
+      const BlockNumber at = mirror ? block + format::kMirrorBlocks : block;
+      Block present;
+      changed |= medium_.read(byte_offset(at), present.bytes) && (changed_lines(present, recovered.contents[i]) & mask) != 0;
+      if (!store_lines(medium_, at, mask, recovered.contents[i])) on_failed_copy(block, mirror);
+    }
+  }
+  TRY(medium_.drain());
+  return changed;
+}
+
 Result<> Journal::commit(std::span<const JournalChange> changes) {
   staging_.resize(sizeof(JournalHeader));
   for (const JournalChange& change : changes) {
@@ -101,7 +112,7 @@ Result<> Journal::commit(std::span<const JournalChange> changes) {
   header.sequence = ++sequence_;
   header.payload_bytes = staging_.size() - sizeof header;
   header.group_count = changes.size();
-  header.check = check_of(header, std::span(staging_).subspan(sizeof header));
+  header.check = journal_crc(seed_, header, std::span(staging_).subspan(sizeof header));
   std::memcpy(staging_.data(), &header, sizeof header);
   unsigned stored = 0;
   for (const bool mirror : {false, true}) {

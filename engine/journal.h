@@ -15,6 +15,7 @@
 
 #include "engine/block.h"
 #include "engine/format.h"
+#include "engine/function_ref.h"
 #include "engine/medium.h"
 #include "engine/result.h"
 #include "engine/types.h"
@@ -30,8 +31,7 @@ struct JournalChange {
 
 class Journal {
  public:
-  // `first`: the record area; its mirror follows. `seed`: from the pool's UUID, so that a record of an older pool on the
-  // same medium is never taken for one of this.
+  // `first`: the record area; its mirror follows. `seed`: see journal_seed() in checksum.h.
   Journal(Medium& medium, BlockNumber first, std::uint64_t seed);
 
   // The newest valid record. Who is going to write to the pool has both copies made equal first. kDamaged if a record that
@@ -43,6 +43,10 @@ class Journal {
     std::vector<Block> contents;  // parallel to groups; lines outside of the mask are undefined
   };
   Result<Recovered> recover(Copies copies);
+  // Brings home what recover() found: every line to home and mirror, then drains. Lines that read equal too, for after the
+  // end of a process they may have been in a cache only. Names the copies that cannot be stored to. Returns whether any
+  // line that could be read differed.
+  Result<bool> apply(const Recovered& recovered, FunctionRef<void(BlockNumber block, bool mirror)> on_failed_copy);
 
   // True if a record with these changes fits.
   static bool fits(std::uint64_t groups, std::uint64_t lines) {
@@ -68,7 +72,6 @@ class Journal {
 
  private:
   std::uint64_t area_offset(bool mirror) const { return byte_offset(mirror ? first_ + format::kMirrorBlocks : first_); }
-  std::uint64_t check_of(const format::JournalHeader& header, std::span<const std::byte> payload) const;
   Result<std::vector<std::byte>> read_record(bool mirror);
 
   Medium& medium_;

@@ -81,7 +81,7 @@ Result<> Metadata::load_chunks(BlockNumber first) {
     for (const BlockDescriptor& block : header->blocks) {
       const bool node = block.type == BlockType::kMapNode;
       if (static_cast<std::uint8_t>(block.type) >= format::kBlockTypeCount ||
-          (node ? block.level < 1 || block.level > format::kMaximumLevel : block.level != 0))
+          (node ? !format::is_valid_level(block.level) : block.level != 0))
         return fail(ErrorCode::kDamaged, where + ": a block description makes no sense");
     }
     adopt_chunk(base, *header);

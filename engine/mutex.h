@@ -159,15 +159,16 @@ class Condition {
   std::condition_variable changed_;
 };
 
+template <class AnyMutex>
 class SCOPED_CAPABILITY LockGuard {
  public:
-  explicit LockGuard(Mutex& m) ACQUIRE(m) : mutex_(m) { mutex_.lock(); }
+  explicit LockGuard(AnyMutex& m) ACQUIRE(m) : mutex_(m) { mutex_.lock(); }
   ~LockGuard() RELEASE() { mutex_.unlock(); }
   LockGuard(const LockGuard&) = delete;
   LockGuard& operator=(const LockGuard&) = delete;
 
  private:
-  Mutex& mutex_;
+  AnyMutex& mutex_;
 };
 
 }  // namespace daxcow

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 
 namespace daxcow {
 
@@ -52,7 +51,7 @@ Result<> OverlayMedium::store_aside(std::uint64_t offset, std::span<const std::b
     const std::uint64_t block = offset / kBlockBytes, within = offset % kBlockBytes;
     const std::size_t length = std::min<std::size_t>(from.size(), kBlockBytes - within);
     {
-      const std::unique_lock lock(mutex_);
+      const LockGuard lock(mutex_);
       auto found = blocks_.find(block);
       if (found == blocks_.end()) {
         auto copy = std::make_unique<Block>();

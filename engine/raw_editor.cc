@@ -1,10 +1,10 @@
 #include "engine/raw_editor.h"
 
 #include <bit>
-#include <cstring>
 #include <string>
 
 #include "engine/checksum.h"
+#include "engine/lines.h"
 
 namespace daxcow {
 
@@ -13,18 +13,8 @@ using format::BlockType;
 using format::ChunkHeader;
 
 namespace {
-
 constexpr std::uint64_t kAllLines = ~0ull;
-
-std::uint64_t changed_lines(const Block& before, const Block& after) {
-  std::uint64_t mask = 0;
-  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
-    if (std::memcmp(before.bytes + line * kLineBytes, after.bytes + line * kLineBytes, kLineBytes) != 0)
-      mask |= 1ull << line;
-  return mask;
 }
-
-}  // namespace
 
 Result<> store_mended(Medium& medium, BlockNumber at, std::span<const std::byte> content) {
   if (medium.store(byte_offset(at), content)) return {};
@@ -168,15 +158,8 @@ Result<> RawEditor::write_new_blocks() {
 
 Result<> RawEditor::write_lines(BlockNumber block, std::uint64_t mask, const Block& content) {
   unsigned written = 0;
-  for (const BlockNumber at : {block, Metadata::mirror_of(block)}) {
-    bool stored = true;
-    for (std::uint64_t rest = mask; rest != 0 && stored; rest &= rest - 1) {
-      const std::uint64_t line = static_cast<std::uint64_t>(std::countr_zero(rest)) * kLineBytes;
-      stored = medium_.store(byte_offset(at) + line, {content.bytes + line, kLineBytes}).has_value();
-    }
-    // Poison: cleared and written whole.
-    written += stored || store_mended(medium_, at, content.bytes);
-  }
+  for (const BlockNumber at : {block, Metadata::mirror_of(block)})
+    written += store_lines(medium_, at, mask, content) || store_mended(medium_, at, content.bytes);  // poison: whole
   if (written == 0)
     return fail(ErrorCode::kIo, "metadata block " + std::to_string(block.value) + ": both copies cannot be written");
   return {};

@@ -3,6 +3,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <cstring>
 
 #include "engine/format.h"
 
@@ -20,6 +21,12 @@ struct RecordKey {
 
 constexpr RecordKey key_of(const format::ReverseRecord& record) {
   return {.first = record.first, .source = record.source, .slot = record.slot, .kind = record.kind};
+}
+
+// A total order, so that equal records of two lists meet.
+inline bool record_before(const format::ReverseRecord& a, const format::ReverseRecord& b) {
+  const RecordKey left = key_of(a), right = key_of(b);
+  return left != right ? left < right : std::memcmp(&a, &b, sizeof a) < 0;
 }
 
 }  // namespace daxcow

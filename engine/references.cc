@@ -19,7 +19,7 @@ SlotView inode_slot(const InodeRecord& inode, std::uint64_t slot) {
   if (!attributes && inode.flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) return {};
   const std::uint8_t level = attributes ? inode.attribute_level : inode.data_level;
   const std::uint64_t raw = attributes ? inode.attributes[slot - format::kRootSlots] : inode.data[slot];
-  if (level == 0 || level > format::kMaximumLevel) return {};
+  if (!format::is_valid_level(level)) return {};
   return {MapEntry{raw}, static_cast<std::uint8_t>(level - 1)};
 }
 
@@ -142,7 +142,7 @@ SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, 
     case BlockType::kInodes:
       return inode_slot(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
     case BlockType::kMapNode:
-      if (node_level < 1 || node_level > format::kMaximumLevel) return {};
+      if (!format::is_valid_level(node_level)) return {};
       return {MapEntry{content.as<format::MapNode>()[slot]}, static_cast<std::uint8_t>(node_level - 1)};
     case BlockType::kGraveyard: {
       const MapEntry entry{content.as<format::MapNode>()[slot]};

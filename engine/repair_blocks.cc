@@ -145,7 +145,7 @@ class LostBlocks {
       const InodeNumber number(at.value * format::kInodesPerBlock + i);
       if (inode.mode == 0 && inode_blocks_.contains(block.value) && number >= format::kFirstInode)
         missing_[number.value] = {block, 0};
-      if (inode.mode != 0 && has_levels(inode) && checker::data_kind(inode, number, volume) == LeafKind::kDirectory)
+      if (inode.mode != 0 && has_valid_levels(inode) && checker::data_kind(inode, number, volume) == LeafKind::kDirectory)
         directories_.emplace_back(data_fork(inode, LeafKind::kDirectory), root_place(block, i, false));
     }
   }

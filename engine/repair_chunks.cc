@@ -1,11 +1,10 @@
 // The journal and the chain of chunks. Where a chunk's header is lost in both copies, what comes next is found through
 // the reverse map's record of it, or else by looking for headers at every place where a chunk can begin.
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <optional>
 
-#include "engine/check_context.h"
+#include "engine/check_copies.h"
 #include "engine/repair_pool.h"
 
 namespace daxcow::repairer {
@@ -17,17 +16,6 @@ using format::RecordKind;
 using format::ReverseRecord;
 
 namespace {
-
-bool is_sane(const BlockDescriptor& descriptor) {
-  static constexpr BlockDescriptor kFree{};
-  if (descriptor.type == BlockType::kFree) return std::memcmp(&descriptor, &kFree, sizeof kFree) == 0;
-  if (static_cast<std::uint8_t>(descriptor.type) >= format::kBlockTypeCount || descriptor.reserved != 0) return false;
-  const auto kind = static_cast<std::uint8_t>(descriptor.leaf_kind);
-  if (descriptor.type != BlockType::kMapNode) return descriptor.level == 0 && kind == 0;
-  return descriptor.level >= 1 && descriptor.level <= format::kMaximumLevel &&
-         (kind == 0 || (kind >= static_cast<std::uint8_t>(format::LeafKind::kInodes) &&
-                        kind <= static_cast<std::uint8_t>(format::LeafKind::kGraveyard)));
-}
 
 class Chain {
  public:
@@ -66,8 +54,7 @@ class Chain {
         return;
       }
       for (std::uint64_t i = 0; i < format::kChunkPayload; ++i) {
-        if (is_sane(header->blocks[i])) continue;
-        pool_.undescribed.insert(base.value + i + 1);
+        if (checker::descriptor_fault(header->blocks[i])) pool_.undescribed.insert(base.value + i + 1);
       }
       pool_.metadata.adopt_chunk(base, *header);
       if (header->next == 0) return;
@@ -161,22 +148,8 @@ Result<> recover_journal(RepairPool& pool) {
       TRY(store_mended(pool.medium, area, Block{}.bytes));
     return pool.medium.drain();
   }
-  bool changed = false;
-  for (std::size_t i = 0; i < recovered->groups.size(); ++i) {
-    const auto [block, mask] = recovered->groups[i];
-    for (std::uint64_t rest = mask; rest != 0; rest &= rest - 1) {
-      const std::uint64_t offset = static_cast<std::uint64_t>(std::countr_zero(rest)) * kLineBytes;
-      const std::span<const std::byte> line(recovered->contents[i].bytes + offset, kLineBytes);
-      for (const BlockNumber at : {block, Metadata::mirror_of(block)}) {
-        std::byte present[kLineBytes];
-        if (pool.medium.read(byte_offset(at) + offset, present) && std::memcmp(present, line.data(), kLineBytes) == 0)
-          continue;
-        changed = true;
-        (void)pool.medium.store(byte_offset(at) + offset, line);  // poison: the copy is mended with all others
-      }
-    }
-  }
-  TRY(pool.medium.drain());
+  // Poisoned copies are mended with all others.
+  const bool changed = TRY(pool.journal.apply(*recovered, [](BlockNumber, bool) {}));
   if (changed) pool.actions.add(format::kJournalChunk, "journal", "a change that was not home yet was brought home");
   // From here on blocks are also written past the journal: what it holds must not come over them at the next open.
   TRY(pool.journal.discard());

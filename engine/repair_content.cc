@@ -65,7 +65,7 @@ std::uint8_t level_by_children(RepairPool& pool, std::span<const std::uint64_t> 
 
 void correct_level(RepairPool& pool, std::uint8_t& level, std::span<const std::uint64_t> slots,
                    FunctionRef<bool()> confirmed, std::string& changes) {
-  if (level >= 1 && level <= format::kMaximumLevel) {
+  if (format::is_valid_level(level)) {
     // A root whose children are all of one other level says so; the children carry checksums over theirs.
     bool fits = false, any = false;
     for (const std::uint64_t raw : slots) {

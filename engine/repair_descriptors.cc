@@ -48,7 +48,7 @@ bool can_be_inodes(const format::InodeBlock& block) {
   return std::ranges::all_of(block.inodes, [](const InodeRecord& inode) {
     static constexpr InodeRecord kFree{};
     if (inode.mode == 0) return std::memcmp(&inode, &kFree, sizeof inode) == 0;
-    return has_levels(inode) && (inode.mode & ~(S_IFMT | 07777u)) == 0 &&
+    return has_valid_levels(inode) && (inode.mode & ~(S_IFMT | 07777u)) == 0 &&
            std::ranges::all_of(inode.nanoseconds, [](std::uint32_t n) { return n < 1'000'000'000; }) &&
            std::ranges::all_of(inode.reserved, [](std::uint8_t byte) { return byte == 0; });
   });
@@ -74,7 +74,7 @@ bool can_be(RepairPool& pool, const BlockDescriptor& wanted, const Block& conten
       return can_be_inodes(content.as<format::InodeBlock>());
     case BlockType::kRoots: {
       const InodeRecord& zero = content.as<format::Roots>().volume_zero;
-      return has_levels(zero) && S_ISREG(zero.mode) && checker::has_flag(zero, format::InodeFlag::kVolume);
+      return has_valid_levels(zero) && S_ISREG(zero.mode) && checker::has_flag(zero, format::InodeFlag::kVolume);
     }
     case BlockType::kDirectory:
       return can_be_directory(content);
@@ -146,7 +146,7 @@ class Assignment {
     const auto roots = pool_.editor.read(format::kRootsBlock, BlockType::kRoots);
     if (!roots) return {};
     const InodeRecord zero = (*roots)->as<format::Roots>().volume_zero;
-    if (zero.mode == 0 || !has_levels(zero)) return {};
+    if (zero.mode == 0 || !has_valid_levels(zero)) return {};
     TRY(fork(data_fork(zero, LeafKind::kInodes), kVolumeZero));
     for (std::size_t i = 0; i < volumes_.size(); ++i) {
       const auto [number, table] = volumes_[i];
@@ -215,7 +215,7 @@ class Assignment {
     for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
       const InodeRecord& inode = (*content)->as<format::InodeBlock>().inodes[i];
       const InodeNumber number(at.value * format::kInodesPerBlock + i);
-      if (inode.mode == 0 || !has_levels(inode)) continue;
+      if (inode.mode == 0 || !has_valid_levels(inode)) continue;
       const LeafKind kind = checker::data_kind(inode, number, volume);
       if (kind == LeafKind::kInodes)
         volumes_.emplace_back(number, data_fork(inode, kind));

@@ -31,23 +31,8 @@ RepairPool::RepairPool(Medium& m, const format::Superblock& sb, Actions& a)
       pool_blocks(sb.pool_bytes / kBlockBytes),
       actions(a),
       metadata(m, kCacheBytes),
-      journal(m, format::kJournalChunk, crc64(0, std::as_bytes(std::span(sb.uuid)))),
+      journal(m, format::kJournalChunk, journal_seed(sb)),
       editor(m, metadata, journal) {}
-
-bool RepairPool::is_data_space(BlockRun run) const {
-  if (run.count == 0 || run.first.value >= pool_blocks || run.count > pool_blocks - run.first.value) return false;
-  if (run.first == format::kSuperblockPrimary || run.end().value == pool_blocks) return false;
-  if (run.first < format::kJournalChunk + format::kChunkBlocks && run.end() > format::kJournalChunk) return false;
-  // Runs are long, chunks are few.
-  if (run.count > metadata.chunks().size() * format::kChunkBlocks) {
-    for (const BlockNumber chunk : metadata.chunks())
-      if (chunk < run.end() && run.first < chunk + format::kChunkBlocks) return false;
-    return true;
-  }
-  for (BlockNumber base = Metadata::chunk_base(run.first); base < run.end(); base += format::kChunkBlocks)
-    if (metadata.in_chunk(base)) return false;
-  return true;
-}
 
 void RepairPool::for_each_block(FunctionRef<void(BlockNumber, const format::BlockDescriptor&)> visit) const {
   for (const BlockNumber base : metadata.chunks())
@@ -60,9 +45,8 @@ void RepairPool::for_each_record(FunctionRef<bool(BlockNumber, const format::Rev
     if (!go_on || descriptor.type != BlockType::kReverseLeaf) return;
     const auto content = editor.read(block, BlockType::kReverseLeaf);
     if (!content) return;
-    const auto& leaf = (*content)->as<format::ReverseLeaf>();
-    reverse_leaf::for_each_bit(reverse_leaf::used_slots(leaf), [&](unsigned slot) {
-      if (go_on) go_on = visit(block, leaf.records[slot]);
+    reverse_leaf::for_each_record((*content)->as<format::ReverseLeaf>(), [&](const format::ReverseRecord& record) {
+      if (go_on) go_on = visit(block, record);
     });
   });
 }

@@ -15,6 +15,7 @@
 #include "engine/journal.h"
 #include "engine/medium.h"
 #include "engine/metadata.h"
+#include "engine/pool_layout.h"
 #include "engine/raw_editor.h"
 #include "engine/repair.h"
 #include "engine/result.h"
@@ -54,8 +55,7 @@ class RepairPool {
 
   // Commits when much is pending.
   Result<> commit_if_large() { return editor.large() ? editor.commit() : Result<>{}; }
-  // Not the superblocks, the journal or a chunk: where user data may be.
-  bool is_data_space(BlockRun run) const;
+  bool is_data_space(BlockRun run) const { return daxcow::is_data_space(metadata, pool_blocks, run); }
   // Visits all described blocks and their descriptors, pending changes included.
   void for_each_block(FunctionRef<void(BlockNumber, const format::BlockDescriptor&)> visit) const;
   // Visits the records of all reverse-map leaves that can be read, whatever they say, until it returns false.

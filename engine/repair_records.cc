@@ -11,6 +11,7 @@
 #include "engine/check_records.h"
 #include "engine/check_trees.h"
 #include "engine/checksum.h"
+#include "engine/pool_layout.h"
 #include "engine/record_key.h"
 #include "engine/repair_pool.h"
 #include "engine/reverse_leaf.h"
@@ -26,21 +27,6 @@ using format::ReverseRecord;
 namespace {
 
 constexpr std::uint64_t kRecordsPerSlice = 4'000'000;  // of each side
-
-bool before(const ReverseRecord& a, const ReverseRecord& b) {
-  const RecordKey left = key_of(a), right = key_of(b);
-  return left != right ? left < right : std::memcmp(&a, &b, sizeof a) < 0;
-}
-
-ReverseRecord system_record(BlockNumber first, std::uint64_t length, BlockNumber source, std::uint16_t slot) {
-  ReverseRecord record{};
-  record.first = first.value;
-  record.length_blocks = length;
-  record.source = source.value;
-  record.slot = slot;
-  record.kind = RecordKind::kSystem;
-  return record;
-}
 
 bool is_ledger(const ReverseRecord& record, std::uint64_t pool_blocks) {
   return record.kind == RecordKind::kLedger && record.first < pool_blocks && record.length_blocks == 1 &&
@@ -92,14 +78,7 @@ class Records {
 
   void for_each_wanted(FunctionRef<void(const ReverseRecord&)> visit) {
     trees_.for_each_record(visit);
-    const BlockNumber first = format::kSuperblockPrimary;
-    visit(system_record(first, 1, first, 0));
-    visit(system_record(BlockNumber(pool_.pool_blocks - 1), 1, first, 1));
-    visit(system_record(format::kJournalChunk, format::kChunkBlocks, first, 2));
-    visit(system_record(format::kFirstChunk, format::kChunkBlocks, first, 3));
-    const auto& chunks = pool_.metadata.chunks();
-    for (std::size_t i = 1; i < chunks.size(); ++i)
-      visit(system_record(chunks[i], format::kChunkBlocks, chunks[i - 1], 0));
+    for_each_system_record(pool_.metadata.chunks(), pool_.pool_blocks, visit);
   }
 
   // --- leaves
@@ -125,9 +104,8 @@ class Records {
       }
       Found leaf{{}, {}, block};
       bool any = false;
-      const auto& records = (*content)->as<ReverseLeaf>();
-      reverse_leaf::for_each_bit(reverse_leaf::used_slots(records), [&](unsigned slot) {
-        const RecordKey key = key_of(records.records[slot]);
+      reverse_leaf::for_each_record((*content)->as<ReverseLeaf>(), [&](const ReverseRecord& record) {
+        const RecordKey key = key_of(record);
         if (!any || key < leaf.smallest) leaf.smallest = key;
         if (!any || leaf.largest < key) leaf.largest = key;
         any = true;
@@ -157,9 +135,8 @@ class Records {
     for (const BlockNumber block : broken_) {
       std::vector<ReverseRecord> ledger;
       if (const auto content = pool_.editor.read(block, BlockType::kReverseLeaf)) {
-        const auto& leaf = (*content)->as<ReverseLeaf>();
-        reverse_leaf::for_each_bit(reverse_leaf::used_slots(leaf), [&](unsigned slot) {
-          if (is_ledger(leaf.records[slot], pool_.pool_blocks)) ledger.push_back(leaf.records[slot]);
+        reverse_leaf::for_each_record((*content)->as<ReverseLeaf>(), [&](const ReverseRecord& record) {
+          if (is_ledger(record, pool_.pool_blocks)) ledger.push_back(record);
         });
       }
       TRY(change([&]() -> Result<> {
@@ -209,14 +186,14 @@ class Records {
       }
       return true;
     }));
-    std::ranges::sort(wanted, before);
+    std::ranges::sort(wanted, record_before);
     // Two references of one slot cannot be; a map that is not a tree could say so. One record is what the map can hold.
     const auto twice = std::ranges::unique(wanted, [](const auto& a, const auto& b) { return key_of(a) == key_of(b); });
     wanted.erase(twice.begin(), twice.end());
-    std::ranges::sort(present, before);
+    std::ranges::sort(present, record_before);
     std::vector<ReverseRecord> missing, extra;
-    std::ranges::set_difference(wanted, present, std::back_inserter(missing), before);
-    std::ranges::set_difference(present, wanted, std::back_inserter(extra), before);
+    std::ranges::set_difference(wanted, present, std::back_inserter(missing), record_before);
+    std::ranges::set_difference(present, wanted, std::back_inserter(extra), record_before);
     // Erased first: a missing record may have the key of an extra one.
     for (const ReverseRecord& record : extra) TRY(change([&] { return map_.erase(pool_.editor, record); }));
     for (const ReverseRecord& record : missing) TRY(change([&] { return map_.insert(pool_.editor, record); }));
@@ -296,8 +273,7 @@ class Records {
       // With the record or without it, as far as blocks go: the comparison adds what is missing.
       TRY(commit());
       pool_.metadata.add_chunk(base);
-      const ReverseRecord record = system_record(base, format::kChunkBlocks, last, 0);
-      if (auto inserted = map_.insert(pool_.editor, record); !inserted) return inserted;
+      if (auto inserted = map_.insert(pool_.editor, chunk_record(base, last)); !inserted) return inserted;
       ++inserted_;
       return commit();
     }

@@ -1,12 +1,9 @@
 // The superblock: from either copy, or made anew when both are lost. Journal, first chunk and roots have fixed places
 // in this version; the size follows from the reverse map's record of the last block; only UUID and label are not known.
-#include <sys/random.h>
-
+#include <algorithm>
 #include <cstring>
-#include <ctime>
 #include <optional>
 
-#include "engine/checksum.h"
 #include "engine/repair_pool.h"
 #include "engine/reverse_leaf.h"
 #include "engine/store.h"
@@ -19,20 +16,6 @@ using format::Superblock;
 
 namespace {
 
-std::optional<Superblock> read_copy(Medium& medium, BlockNumber at) {
-  Superblock copy;
-  if (at.value >= medium.block_count()) return std::nullopt;
-  if (!medium.read(byte_offset(at), std::as_writable_bytes(std::span(&copy, 1)))) return std::nullopt;
-  if (copy.magic != format::kSuperblockMagic || copy.crc != superblock_crc(copy)) return std::nullopt;
-  return copy;
-}
-
-bool makes_sense(const Superblock& copy) {
-  return copy.major == format::kFormatMajor && copy.pool_bytes % kBlockBytes == 0 &&
-         copy.pool_bytes >= format::kMinimumPoolBytes && copy.journal == format::kJournalChunk.value &&
-         copy.first_chunk == format::kFirstChunk.value && copy.roots == format::kRootsBlock.value;
-}
-
 // Where the reverse map says that the second superblock is.
 std::optional<BlockNumber> recorded_last_block(Medium& medium) {
   Metadata metadata(medium, 16ull << 20);
@@ -42,10 +25,8 @@ std::optional<BlockNumber> recorded_last_block(Medium& medium) {
       if (metadata.descriptor(base + i).type != BlockType::kReverseLeaf) continue;
       const auto content = metadata.read(base + i, BlockType::kReverseLeaf);
       if (!content) continue;
-      const auto& leaf = (*content)->as<format::ReverseLeaf>();
       std::optional<BlockNumber> found;
-      reverse_leaf::for_each_bit(reverse_leaf::used_slots(leaf), [&](unsigned slot) {
-        const auto& record = leaf.records[slot];
+      reverse_leaf::for_each_record((*content)->as<format::ReverseLeaf>(), [&](const format::ReverseRecord& record) {
         if (record.kind == RecordKind::kSystem && record.source == 0 && record.slot == 1 && record.length_blocks == 1)
           found = BlockNumber(record.first);
       });
@@ -62,42 +43,33 @@ bool has_first_chunk(Medium& medium) {
          metadata.read_header(format::kFirstChunk, Copy::kMirror);
 }
 
-Result<Superblock> make_superblock(Medium& medium, std::optional<BlockNumber> last) {
-  Superblock superblock{};
-  superblock.magic = format::kSuperblockMagic;
-  superblock.major = format::kFormatMajor;
-  superblock.minor = format::kFormatMinor;
-  if (getrandom(superblock.uuid.data(), superblock.uuid.size(), 0) != static_cast<ssize_t>(superblock.uuid.size()))
-    return fail(ErrorCode::kIo, "no random numbers for the pool's UUID");
-  superblock.uuid[6] = static_cast<std::uint8_t>((superblock.uuid[6] & 0x0f) | 0x40);  // RFC 4122, version 4
-  superblock.uuid[8] = static_cast<std::uint8_t>((superblock.uuid[8] & 0x3f) | 0x80);
-  superblock.pool_bytes = last ? byte_offset(*last + 1) : medium.block_count() * kBlockBytes;
-  superblock.journal = format::kJournalChunk.value;
-  superblock.first_chunk = format::kFirstChunk.value;
-  superblock.roots = format::kRootsBlock.value;
-  superblock.created_seconds = std::time(nullptr);
-  superblock.crc = superblock_crc(superblock);
-  return superblock;
+bool starts_with_zeros(Medium& medium) {
+  Block first;
+  return medium.read(0, first.bytes) &&
+         std::ranges::all_of(first.bytes, [](std::byte byte) { return byte == std::byte{0}; });
 }
 
 // What describes the pool when the ordinary look at both copies fails with `error`.
 Result<Superblock> find_superblock(Medium& medium, const Error& error, Actions& actions) {
-  for (const BlockNumber at : {format::kSuperblockPrimary, BlockNumber(medium.block_count() - 1)}) {
-    const auto copy = read_copy(medium, at);
-    if (!copy) continue;
-    if (copy->pool_bytes > medium.size_bytes()) return std::unexpected(error);  // truncated
-    if (makes_sense(*copy)) return *copy;
+  Superblock copy;
+  for (const BlockNumber at : {format::kSuperblockPrimary, second_superblock(medium.block_count())}) {
+    if (read_superblock_copy(medium, at, copy) != SuperblockState::kGood) continue;
+    if (copy.pool_bytes > medium.size_bytes()) return std::unexpected(error);  // truncated
+    if (makes_sense(copy)) return copy;
   }
   if (!has_first_chunk(medium)) return std::unexpected(error);
+  // The chunk may be what another filesystem has left of a pool.
+  if (error.code == ErrorCode::kNotAPool && !starts_with_zeros(medium))
+    return fail(ErrorCode::kNotAPool,
+                "it begins with something else than a pool, but has a part of one; if it is to be a pool again, write "
+                "zeros to its first 4 KiB and repair it then");
   const auto last = recorded_last_block(medium);
-  if (last) {
-    const auto copy = read_copy(medium, *last);
-    if (copy && makes_sense(*copy) && copy->pool_bytes == byte_offset(*last + 1)) {
-      actions.add(*last, "superblock", "found where the pool ended before its medium grew");
-      return *copy;
-    }
+  if (last && read_superblock_copy(medium, *last, copy) == SuperblockState::kGood && makes_sense(copy) &&
+      copy.pool_bytes == byte_offset(*last + 1)) {
+    actions.add(*last, "superblock", "found where the pool ended before its medium grew");
+    return copy;
   }
-  auto made = TRY(make_superblock(medium, last));
+  auto made = TRY(make_superblock(last ? last->value + 1 : medium.block_count(), ""));
   actions.add_loss(format::kSuperblockPrimary, "superblock",
                    "both copies were lost: made anew, with a new UUID and without a label");
   return made;
@@ -117,7 +89,7 @@ Result<Superblock> repair_superblock(Medium& medium, Actions& actions) {
   }
   const auto content = std::as_bytes(std::span(&*superblock, 1));
   // The copy at the end first: it is the one that was not looked at.
-  for (const BlockNumber at : {BlockNumber(superblock->pool_bytes / kBlockBytes - 1), format::kSuperblockPrimary}) {
+  for (const BlockNumber at : {second_superblock(superblock->pool_bytes / kBlockBytes), format::kSuperblockPrimary}) {
     Superblock found;
     const bool read = medium.read(byte_offset(at), std::as_writable_bytes(std::span(&found, 1))).has_value();
     if (read && std::memcmp(&found, &*superblock, sizeof found) == 0) continue;

@@ -54,7 +54,7 @@ class Claims {
     const format::InodeBlock inodes = content->as<format::InodeBlock>();
     for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
       const InodeRecord& inode = inodes.inodes[i];
-      if (inode.mode == 0 || !has_levels(inode)) continue;
+      if (inode.mode == 0 || !has_valid_levels(inode)) continue;
       const LeafKind kind = checker::data_kind(inode, InodeNumber(at.value * format::kInodesPerBlock + i), volume);
       if (kind == LeafKind::kDirectory || kind == LeafKind::kOrphans)
         TRY(fork(root_place(block, i, false), data_fork(inode, kind), [](BlockNumber, FileBlock) {}));
@@ -120,13 +120,9 @@ class Pruning {
     TRY(prune_root_inode(zero, visit));
     for (std::size_t i = 0; i < volumes_.size(); ++i) {
       const Volume volume = volumes_[i];
-      TRY(prune_postponed(volume.number, volume.place, {volume.number}));
+      TRY(prune_postponed(volume.place, LeafKind::kInodes, {volume.number}));
     }
-    if (graveyard_) {
-      Visit buried{kVolumeZero};
-      buried.buried = true;
-      TRY(prune_postponed(format::kGraveyardInode, *graveyard_, buried));
-    }
+    if (graveyard_) TRY(prune_postponed(*graveyard_, LeafKind::kGraveyard, {kVolumeZero}));
     return dry_ ? Result<>{} : set_generation_limit();
   }
 
@@ -141,11 +137,13 @@ class Pruning {
   struct Visit {
     VolumeNumber volume;
     bool buried = false;
+    // As in the checker (check_trees.h). Volume 0 comes first, so it keeps what is shared with it.
+    bool unshareable() const { return volume == kVolumeZero && !buried; }
   };
   struct Known {
     Below below;
-    std::uint64_t at = 0;  // inode blocks: where in a table
-    bool zero = false;     // and whether in volume 0's
+    std::uint64_t at = 0;      // inode blocks: where in a table
+    bool unshareable = false;  // nothing else may lead here
   };
   struct Volume {
     VolumeNumber number;
@@ -275,30 +273,32 @@ class Pruning {
 
   Result<std::optional<Below>> prune_node(const Visit& visit, BlockNumber block, std::uint8_t log512, LeafKind kind,
                                           FileBlock at) {
-    if (const auto it = known_.find(block.value); it != known_.end()) return it->second.below;
+    if (const auto it = known_.find(block.value); it != known_.end()) {
+      if (it->second.unshareable || visit.unshareable()) return std::nullopt;
+      return it->second.below;
+    }
     const auto content = pool_.editor.read(block, BlockType::kMapNode);
     if (!content) return std::nullopt;
     const format::MapNode entries = (*content)->as<format::MapNode>();  // a copy: it may change
     const Below below = TRY(prune_entries(visit, {block, BlockType::kMapNode, 0}, entries,
                                           static_cast<std::uint8_t>(log512 - 1), kind, at));
-    known_[block.value] = {below};
+    known_[block.value] = {below, 0, visit.unshareable()};
     if (!dry_) TRY(pool_.commit_if_large());
     return below;
   }
 
   Result<std::optional<Below>> prune_leaf(const Visit& visit, BlockNumber block, BlockType type, FileBlock at) {
-    const bool zero = visit.volume == kVolumeZero && !visit.buried;
     if (const auto it = known_.find(block.value); it != known_.end()) {
+      if (it->second.unshareable || visit.unshareable()) return std::nullopt;
       // Inodes mean something else in another place.
-      if (type == BlockType::kInodes && !visit.buried && (it->second.at != at.value || it->second.zero != zero))
-        return std::nullopt;
+      if (type == BlockType::kInodes && !visit.buried && it->second.at != at.value) return std::nullopt;
       return it->second.below;
     }
     if (!pool_.editor.read(block, type)) return std::nullopt;
     Below below{1, false, true};
-    known_[block.value] = {below, at.value, zero};
+    known_[block.value] = {below, at.value, visit.unshareable()};
     if (type == BlockType::kInodes) below = TRY(prune_inodes(visit, block, at));
-    if (type == BlockType::kGraveyard) TRY(prune_graveyard_block(visit, block));
+    if (type == BlockType::kGraveyard) TRY(prune_graveyard_block({visit.volume, true}, block));
     known_[block.value].below = below;
     return below;
   }
@@ -358,7 +358,7 @@ class Pruning {
     if (inode.mode == 0) {
       if (std::memcmp(&inode, &kFree, sizeof inode) == 0) return false;
       // With a generation it was one, and only its mode is gone.
-      if (inode.generation == 0 || !has_levels(inode) || inode.link_count == 0)
+      if (inode.generation == 0 || !has_valid_levels(inode) || inode.link_count == 0)
         return drop(place, "the rest of a free inode was cleared", false);
       inode.mode = 0600;
       changes = "mode";
@@ -452,10 +452,9 @@ class Pruning {
   }
 
   // The tables of volumes and the graveyard.
-  Result<> prune_postponed(InodeNumber, const InodePlace& place, const Visit& visit) {
+  Result<> prune_postponed(const InodePlace& place, LeafKind kind, const Visit& visit) {
     const InodeRecord inode = TRY(read_inode(place));
-    if (!has_levels(inode)) return {};  // of the dry run
-    const LeafKind kind = visit.buried ? LeafKind::kGraveyard : LeafKind::kInodes;
+    if (!has_valid_levels(inode)) return {};  // of the dry run
     const Below below = TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
                                           static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
     std::string changes;
@@ -481,11 +480,10 @@ class Pruning {
     for (const std::uint64_t raw : inode.data)
       if (MapEntry{raw}.present()) kind = kind_from_block(MapEntry{raw});
     if (kind == LeafKind::kInodes || kind == LeafKind::kGraveyard) kind = LeafKind::kData;
-    const auto in_range = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-    if (in_range(inode.data_level) && !checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
+    if (format::is_valid_level(inode.data_level) && !checker::has_flag(inode, format::InodeFlag::kInlineSymlink))
       TRY(prune_entries(visit, root_place(place.block, place.index, false), inode.data,
                         static_cast<std::uint8_t>(inode.data_level - 1), kind, FileBlock(0)));
-    if (in_range(inode.attribute_level)) TRY(prune_attributes(visit, place, inode));
+    if (format::is_valid_level(inode.attribute_level)) TRY(prune_attributes(visit, place, inode));
     return {};
   }
 

@@ -48,17 +48,12 @@ Result<> set_slot(RawEditor& editor, const SlotPlace& place, std::uint64_t raw) 
   return {};
 }
 
-bool has_levels(const InodeRecord& inode) {
-  const auto in_range = [](std::uint8_t level) { return level >= 1 && level <= format::kMaximumLevel; };
-  return in_range(inode.data_level) && in_range(inode.attribute_level);
-}
-
 std::vector<TableOfVolume> volume_tables(RepairPool& pool) {
   std::vector<TableOfVolume> volumes;
   const auto roots = pool.editor.read(format::kRootsBlock, BlockType::kRoots);
   if (!roots) return volumes;
   const InodeRecord& zero = (*roots)->as<format::Roots>().volume_zero;
-  if (zero.mode == 0 || !has_levels(zero)) return volumes;
+  if (zero.mode == 0 || !has_valid_levels(zero)) return volumes;
   volumes.push_back({kVolumeZero, volume_zero_place(), data_fork(zero, LeafKind::kInodes)});
   const Fork table = volumes[0].table;  // a copy: the list grows while this is walked
   std::unordered_set<std::uint64_t> met;
@@ -71,7 +66,7 @@ std::vector<TableOfVolume> volume_tables(RepairPool& pool) {
         for (std::uint64_t i = 0; i < format::kInodesPerBlock; ++i) {
           const InodeRecord& inode = (*block)->as<format::InodeBlock>().inodes[i];
           const InodeNumber number(at.value * format::kInodesPerBlock + i);
-          if (inode.mode == 0 || !has_levels(inode) || !checker::has_flag(inode, format::InodeFlag::kVolume) ||
+          if (inode.mode == 0 || !has_valid_levels(inode) || !checker::has_flag(inode, format::InodeFlag::kVolume) ||
               number < format::kFirstInode)
             continue;
           volumes.push_back({number, root_place(entry.block(), i, false), data_fork(inode, LeafKind::kInodes)});

@@ -43,6 +43,4 @@ struct TableOfVolume {
 };
 std::vector<TableOfVolume> volume_tables(RepairPool& pool);
 
-bool has_levels(const format::InodeRecord& inode);  // in range, so that forks can be made of it
-
 }  // namespace daxcow::repairer

@@ -38,6 +38,11 @@ inline SlotMask used_slots(const format::ReverseLeaf& leaf) {
   return {leaf.used[0] & kUsableBits[0], leaf.used[1] & kUsableBits[1]};
 }
 
+template <class Visit>
+void for_each_record(const format::ReverseLeaf& leaf, Visit visit) {
+  for_each_bit(used_slots(leaf), [&](unsigned slot) { visit(leaf.records[slot]); });
+}
+
 inline unsigned used_count(const format::ReverseLeaf& leaf) {
   const SlotMask used = used_slots(leaf);
   return static_cast<unsigned>(std::popcount(used[0]) + std::popcount(used[1]));

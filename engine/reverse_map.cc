@@ -262,10 +262,10 @@ Result<> ReverseMap::State::merge_if_sparse(BlockEditor& editor, const LeafSumma
   const BlockPtr source = TRY(read(editor, from));
   TRY(read(editor, to));
   ReverseLeaf& target = *TRY(edit_leaf(editor, to.leaf));
-  for_each_bit(used_slots(source->as<ReverseLeaf>()), [&](unsigned slot) {
-    const unsigned to_slot = free_slot(target);
-    CHECK(to_slot < kSlots);
-    put(target, to_slot, source->as<ReverseLeaf>().records[slot]);
+  reverse_leaf::for_each_record(source->as<ReverseLeaf>(), [&](const ReverseRecord& record) {
+    const unsigned slot = free_slot(target);
+    CHECK(slot < kSlots);
+    put(target, slot, record);
   });
   editor.release(from.leaf);
   index.erase(from);
@@ -486,8 +486,8 @@ Result<> ReverseMap::verify(BlockReader& reader) const {
     const ReverseLeaf& leaf = block->as<ReverseLeaf>();
     if (summarise(summary->leaf, leaf, summary->last_slot) != *summary || (last && *last >= summary->smallest))
       return damaged_leaf(summary->leaf, "other records than the index");
-    for_each_bit(used_slots(leaf), [&](unsigned slot) {
-      if (!last || *last < key_of(leaf.records[slot])) last = key_of(leaf.records[slot]);
+    reverse_leaf::for_each_record(leaf, [&](const ReverseRecord& record) {
+      if (!last || *last < key_of(record)) last = key_of(record);
     });
     records += summary->count;
   }

@@ -1,39 +1,22 @@
 #include "engine/store.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <ctime>
 
 #include "engine/check.h"
 #include "engine/checksum.h"
+#include "engine/pool_layout.h"
 
 namespace daxcow {
 
 using format::BlockDescriptor;
 using format::BlockType;
 using format::kChunkBlocks;
-using format::RecordKind;
 using format::ReverseRecord;
 using format::Superblock;
 
 namespace {
-
-BlockNumber second_superblock(std::uint64_t pool_blocks) { return BlockNumber(pool_blocks - 1); }
-
-std::uint64_t journal_seed(const Superblock& superblock) { return crc64(0, std::as_bytes(std::span(superblock.uuid))); }
-
-ReverseRecord system_record(BlockNumber first, std::uint64_t length, BlockNumber source, std::uint16_t slot) {
-  ReverseRecord record{};
-  record.first = first.value;
-  record.length_blocks = length;
-  record.source = source.value;
-  record.slot = slot;
-  record.kind = RecordKind::kSystem;
-  return record;
-}
 
 // Home and mirror of a metadata block, outside of any transaction.
 Result<> store_both(Medium& medium, BlockNumber block, std::span<const std::byte> content) {
@@ -47,14 +30,6 @@ Result<> check_writable(const Superblock& superblock) {
   return {};
 }
 
-enum class SuperblockState { kGood, kAbsent, kDamaged };
-
-SuperblockState read_superblock_at(Medium& medium, BlockNumber block, Superblock& superblock) {
-  if (!medium.read(byte_offset(block), std::as_writable_bytes(std::span(&superblock, 1)))) return SuperblockState::kDamaged;
-  if (superblock.magic != format::kSuperblockMagic) return SuperblockState::kAbsent;
-  return superblock.crc == superblock_crc(superblock) ? SuperblockState::kGood : SuperblockState::kDamaged;
-}
-
 }  // namespace
 
 // --- format and open -------------------------------------------------------------------------------------------------
@@ -63,24 +38,11 @@ Result<> Store::format(Medium& medium, const std::string& label) {
   if (medium.size_bytes() < format::kMinimumPoolBytes)
     return fail(ErrorCode::kNoSpace, "a pool needs at least 16 MiB, this has " + std::to_string(medium.size_bytes() >> 20) + " MiB");
   if (medium.size_bytes() > format::kMaximumPoolBytes) return fail(ErrorCode::kFileTooBig, "a pool can have at most 1 EiB");
-  Superblock superblock{};
-  superblock.magic = format::kSuperblockMagic;
-  superblock.major = format::kFormatMajor;
-  superblock.minor = format::kFormatMinor;
-  if (getrandom(superblock.uuid.data(), superblock.uuid.size(), 0) != static_cast<ssize_t>(superblock.uuid.size()))
-    return fail(ErrorCode::kIo, "no random numbers for the pool's UUID");
-  superblock.uuid[6] = static_cast<std::uint8_t>((superblock.uuid[6] & 0x0f) | 0x40);  // RFC 4122, version 4
-  superblock.uuid[8] = static_cast<std::uint8_t>((superblock.uuid[8] & 0x3f) | 0x80);
-  superblock.pool_bytes = medium.block_count() * kBlockBytes;
-  superblock.journal = format::kJournalChunk.value;
-  superblock.first_chunk = format::kFirstChunk.value;
-  superblock.roots = format::kRootsBlock.value;
-  superblock.created_seconds = std::time(nullptr);
-  std::memcpy(superblock.label.data(), label.data(), std::min(label.size(), superblock.label.size() - 1));
-  superblock.crc = superblock_crc(superblock);
+  const std::uint64_t pool_blocks = medium.block_count();
+  const Superblock superblock = TRY(make_superblock(pool_blocks, label));
 
   // The old superblocks go first: a crash in between leaves no pool rather than half of one.
-  const BlockNumber copies[2] = {format::kSuperblockPrimary, second_superblock(medium.block_count())};
+  const BlockNumber copies[2] = {format::kSuperblockPrimary, second_superblock(pool_blocks)};
   for (const BlockNumber copy : copies) TRY(medium.store_zeros(byte_offset(copy), kBlockBytes));
   TRY(medium.drain());
   for (const BlockNumber area : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
@@ -89,11 +51,9 @@ Result<> Store::format(Medium& medium, const std::string& label) {
   const Block roots{};
   Block leaf{};
   auto& records = leaf.as<format::ReverseLeaf>();
-  const ReverseRecord system[4] = {system_record(copies[0], 1, copies[0], 0), system_record(copies[1], 1, copies[0], 1),
-                                   system_record(format::kJournalChunk, format::kChunkBlocks, copies[0], 2),
-                                   system_record(format::kFirstChunk, format::kChunkBlocks, copies[0], 3)};
-  for (std::size_t i = 0; i < 4; ++i) records.records[i] = system[i];
-  records.used[0] = 0xf;
+  std::size_t count = 0;
+  for_each_system_record({format::kFirstChunk}, pool_blocks, [&](const ReverseRecord& record) { records.records[count++] = record; });
+  records.used[0] = (1ull << count) - 1;
   const BlockNumber leaf_block = format::kRootsBlock + 1;
 
   Block header_block{};
@@ -117,10 +77,10 @@ Result<Superblock> Store::read_superblock(Medium& medium) {
   if (medium.block_count() < format::kMinimumPoolBytes / kBlockBytes)
     return fail(ErrorCode::kNotAPool, "not a daxcow pool (smaller than any); make one with mkfs.daxcow");
   Superblock superblock;
-  auto state = read_superblock_at(medium, format::kSuperblockPrimary, superblock);
+  auto state = read_superblock_copy(medium, format::kSuperblockPrimary, superblock);
   if (state != SuperblockState::kGood) {
     // The second copy is in the last block; if the first is gone, only the medium's own size says where that is.
-    const auto second = read_superblock_at(medium, second_superblock(medium.block_count()), superblock);
+    const auto second = read_superblock_copy(medium, second_superblock(medium.block_count()), superblock);
     if (second != SuperblockState::kGood) {
       if (state == SuperblockState::kAbsent && second == SuperblockState::kAbsent)
         return fail(ErrorCode::kNotAPool, "not a daxcow pool; make one with mkfs.daxcow");
@@ -137,9 +97,7 @@ Result<Superblock> Store::read_superblock(Medium& medium) {
   if (superblock.pool_bytes > medium.size_bytes())
     return fail(ErrorCode::kDamaged, "the pool is truncated: it has " + std::to_string(medium.size_bytes()) + " of " +
                                          std::to_string(superblock.pool_bytes) + " bytes; restore its full length");
-  if (superblock.pool_bytes % kBlockBytes != 0 || superblock.pool_bytes < format::kMinimumPoolBytes ||
-      superblock.journal != format::kJournalChunk.value || superblock.first_chunk != format::kFirstChunk.value ||
-      superblock.roots != format::kRootsBlock.value)
+  if (!makes_sense(superblock))
     return fail(ErrorCode::kDamaged, "the superblock makes no sense");
   return superblock;
 }
@@ -212,20 +170,12 @@ Result<> Store::renew_superblocks() {
 }
 
 Result<> Store::recover(Journal::Copies copies) {
-  auto recovered = TRY(journal_.recover(copies));
+  const auto recovered = TRY(journal_.recover(copies));
   // Read-only media are opened through an overlay, which takes these stores in DRAM.
-  for (std::size_t i = 0; i < recovered.groups.size(); ++i) {
-    const auto [block, mask] = recovered.groups[i];
-    for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
-      if ((mask >> line & 1) == 0) continue;
-      const std::span<const std::byte> bytes(recovered.contents[i].bytes + line * kLineBytes, kLineBytes);
-      for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
-        const BlockNumber at = copy == Copy::kPrimary ? block : Metadata::mirror_of(block);
-        if (!medium_->store(byte_offset(at) + line * kLineBytes, bytes)) bad_copy({block, copy});
-      }
-    }
-  }
-  return medium_->drain();
+  TRY(journal_.apply(recovered, [this](BlockNumber block, bool mirror) {
+    bad_copy({block, mirror ? Copy::kMirror : Copy::kPrimary});
+  }));
+  return {};
 }
 
 Result<> Store::scan() {
@@ -245,7 +195,7 @@ Result<> Store::scan() {
   };
   const LockGuard guard(mutex);
   TRY(reverse_map_.for_each_record(metadata_, [&](const ReverseRecord& record) {
-    if (record.kind == RecordKind::kLedger) ledger_.set(BlockNumber(record.first), record.sector_mask);
+    if (record.kind == format::RecordKind::kLedger) ledger_.set(BlockNumber(record.first), record.sector_mask);
     free_up_to(record.first);
     position = std::max(position, record.first + record.length_blocks);
     return true;
@@ -339,7 +289,7 @@ Result<bool> Store::try_add_chunk(TransactionClass transaction_class) {
     const BlockNumber last = metadata_.last_chunk();
     // May use the reserve: it is what makes more of it.
     Transaction transaction(*this, TransactionClass::kFreeing);
-    TRY(transaction.insert_record(system_record(run.first, format::kChunkBlocks, last, 0)));
+    TRY(transaction.insert_record(chunk_record(run.first, last)));
     transaction.link_chunk(last, run.first);
     return transaction.commit();
   };
@@ -395,10 +345,10 @@ Result<Store::Reservation> Store::reserve(BlockNumber goal, std::uint64_t wanted
   }
 }
 
+// Chunk by chunk: their list may grow meanwhile.
 bool Store::holds_data(BlockRun run) const {
-  const std::uint64_t last_superblock = superblock_.pool_bytes / kBlockBytes - 1;
-  if (run.count == 0 || run.first == format::kSuperblockPrimary || run.first.value >= last_superblock ||
-      run.count > last_superblock - run.first.value)
+  const BlockNumber last = second_superblock(superblock_.pool_bytes / kBlockBytes);
+  if (run.count == 0 || run.first == format::kSuperblockPrimary || run.first >= last || run.count > last - run.first)
     return false;
   for (std::uint64_t base = run.first.value / kChunkBlocks * kChunkBlocks; base < run.end().value; base += kChunkBlocks)
     if (base == format::kJournalChunk.value || metadata_.in_chunk(BlockNumber(base))) return false;
@@ -462,27 +412,20 @@ bool Store::is_retired(BlockNumber block) const {
 
 // --- what the poison thread should look at -----------------------------------------------------------------------------
 
-void Store::suspect(BlockRun run) {
+template <class T>
+void Store::add_and_wake(std::vector<T> Store::*list, const T& item) {
   std::function<void()> wake;
   {
     const LockGuard guard(suspects_mutex_);
-    suspects_.push_back(run);
+    (this->*list).push_back(item);
     wake = wake_;
   }
   if (wake) wake();
 }
 
+void Store::suspect(BlockRun run) { add_and_wake(&Store::suspects_, run); }
 void Store::quarantined(BlockRun run) { suspect(run); }
-
-void Store::bad_copy(BadCopy copy) {
-  std::function<void()> wake;
-  {
-    const LockGuard guard(suspects_mutex_);
-    bad_copies_.push_back(copy);
-    wake = wake_;
-  }
-  if (wake) wake();
-}
+void Store::bad_copy(BadCopy copy) { add_and_wake(&Store::bad_copies_, copy); }
 
 std::vector<BlockRun> Store::take_suspects() {
   const LockGuard guard(suspects_mutex_);

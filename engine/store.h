@@ -159,6 +159,9 @@ class Store {
   Result<> add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   void take_spare_chunk();
+  // For one of the two lists below.
+  template <class T>
+  void add_and_wake(std::vector<T> Store::*list, const T& item) EXCLUDES(suspects_mutex_);
   void retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) REQUIRES(mutex);
 
   std::unique_ptr<Medium> medium_;

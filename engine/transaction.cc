@@ -6,6 +6,7 @@
 
 #include "engine/check.h"
 #include "engine/checksum.h"
+#include "engine/lines.h"
 #include "engine/store.h"
 
 namespace daxcow {
@@ -16,13 +17,6 @@ using format::RecordKind;
 using format::ReverseRecord;
 
 namespace {
-
-std::uint64_t changed_lines(const std::byte* before, const std::byte* after) {
-  std::uint64_t mask = 0;
-  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
-    if (std::memcmp(before + line * kLineBytes, after + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
-  return mask;
-}
 
 // Runs that several references of one transaction let go of are named by each of them.
 std::vector<BlockRun> united(std::vector<BlockRun> runs) {
@@ -263,7 +257,7 @@ void Transaction::seal_blocks() {
   for (auto& [block, dirty] : dirty_) {
     if (dirty.freed) continue;
     if (!dirty.is_new) {
-      dirty.line_mask = changed_lines(dirty.before->bytes, dirty.copy->bytes);
+      dirty.line_mask = changed_lines(*dirty.before, *dirty.copy);
       if (dirty.line_mask == 0) continue;
     }
     dirty.descriptor.crc = block_crc(BlockNumber(block), dirty.descriptor, *dirty.copy);
@@ -319,27 +313,14 @@ Result<> Transaction::write_new_blocks() {
 }
 
 void Transaction::write_home() {
-  const auto write_lines = [this](BlockNumber block, std::uint64_t mask, const std::byte* content) {
-    for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
-      const BlockNumber at = copy == Copy::kPrimary ? block : Metadata::mirror_of(block);
-      bool stored = true;
-      for (std::uint64_t rest = mask; rest != 0;) {
-        // A stretch of neighbouring lines in one store.
-        const auto first = static_cast<std::uint64_t>(std::countr_zero(rest));
-        const auto count = static_cast<std::uint64_t>(std::countr_one(rest >> first));
-        stored &= store_.medium()
-                      .store(byte_offset(at) + first * kLineBytes, {content + first * kLineBytes, count * kLineBytes})
-                      .has_value();
-        if (first + count == kLinesPerBlock) break;
-        rest &= ~0ull << (first + count);
-      }
-      // The journal has the change and the other copy too: not a failure of the transaction.
-      if (!stored) store_.bad_copy({block, copy});
-    }
+  // The journal has the change and the other copy too: a failure is not the transaction's.
+  const auto write_lines = [this](BlockNumber block, std::uint64_t mask, const Block& content) {
+    if (!store_lines(store_.medium(), block, mask, content)) store_.bad_copy({block, Copy::kPrimary});
+    if (!store_lines(store_.medium(), Metadata::mirror_of(block), mask, content)) store_.bad_copy({block, Copy::kMirror});
   };
   for (const auto& [block, dirty] : dirty_)
-    if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0) write_lines(BlockNumber(block), dirty.line_mask, dirty.copy->bytes);
-  for (const auto& [block, header] : headers_) write_lines(BlockNumber(block), header.line_mask, header.content->bytes);
+    if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0) write_lines(BlockNumber(block), dirty.line_mask, *dirty.copy);
+  for (const auto& [block, header] : headers_) write_lines(BlockNumber(block), header.line_mask, *header.content);
   if (const auto drained = store_.medium().drain(); !drained) {
     // The journal's record is the only safe copy of this change now: nothing may overwrite it. The next open applies it.
     store_.failed_ = true;

@@ -50,7 +50,14 @@ Result<> Volume::State::writable() const {
   return {};
 }
 
-Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& record) {
+LazyTimes Volume::State::kept_times(InodeNumber inode) {
+  const auto state = inodes.find(inode);
+  if (!state) return {};
+  const LockGuard guard(state->times_mutex);
+  return state->times;
+}
+
+Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& record, const LazyTimes& kept) {
   Attributes attributes;
   attributes.inode = inode;
   attributes.generation = record.generation;
@@ -61,23 +68,28 @@ Attributes Volume::State::attributes_of(InodeNumber inode, const InodeRecord& re
   attributes.device = record.device;
   attributes.size_bytes = record.size_bytes;
   attributes.block_count = record.block_count;
-  attributes.access = time_of(record, kAccess);
-  attributes.modification = time_of(record, kModification);
-  attributes.change = time_of(record, kChange);
+  attributes.access = kept.access.value_or(time_of(record, kAccess));
+  attributes.modification = kept.modification.value_or(time_of(record, kModification));
+  attributes.change = kept.change.value_or(time_of(record, kChange));
   attributes.birth = time_of(record, kBirth);
-  if (const auto state = inodes.find(inode)) {
-    const LockGuard guard(state->times_mutex);
-    if (state->times.access) attributes.access = *state->times.access;
-    if (state->times.modification) attributes.modification = *state->times.modification;
-    if (state->times.change) attributes.change = *state->times.change;
-  }
   return attributes;
+}
+
+Result<Attributes> Volume::State::attributes_of(InodeNumber inode) {
+  for (;;) {
+    const LazyTimes before = kept_times(inode);
+    const InodeRecord record = TRY(read_record(inode));
+    const LazyTimes after = kept_times(inode);
+    // A time that is no longer kept back is in a newer record than this one perhaps, which has an older time.
+    const auto gone = [](const auto& then, const auto& now) { return then && !now; };
+    if (!gone(before.access, after.access) && !gone(before.modification, after.modification) && !gone(before.change, after.change))
+      return attributes_of(inode, record, after);
+  }
 }
 
 Result<Attributes> Volume::attributes(InodeNumber inode) {
   const State::Operation operation(*state_);
-  const InodeRecord record = TRY(state_->read_record(inode));
-  return state_->attributes_of(inode, record);
+  return state_->attributes_of(inode);
 }
 
 Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChange& change) {
@@ -86,29 +98,28 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
-  const auto apply = [&](Transaction& transaction, InodeRecord& record) {
-    state.take_times(transaction, *held, record);
+  const auto apply = [&](InodeRecord& record) {
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
     if (change.gid) record.gid = *change.gid;
-    if (change.kill_set_id && !S_ISDIR(record.mode)) {
-      record.mode &= ~static_cast<std::uint32_t>(S_ISUID);
-      if (record.mode & S_IXGRP) record.mode &= ~static_cast<std::uint32_t>(S_ISGID);
-    }
+    if (!is_directory(record)) record.mode &= ~(change.clear_mode & (S_ISUID | S_ISGID));
     if (change.access) set_time(record, kAccess, *change.access);
     if (change.modification) set_time(record, kModification, *change.modification);
     set_time(record, kChange, current_time());
   };
   if (change.size_bytes) {
-    TRY(state.truncate_locked(*held, *change.size_bytes, apply));
+    // Which sets the times of a truncation; they are newer than those that were kept back.
+    TRY(state.truncate_locked(*held, *change.size_bytes, [&](Transaction&, InodeRecord& record) { apply(record); }));
   } else {
     TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state.own_inode(transaction, inode))) return Step::kAgain;
-      apply(transaction, *TRY(state.table.edit(transaction, inode)));
+      InodeRecord* record = TRY(state.table.edit(transaction, inode));
+      state.take_times(transaction, *held, *record);
+      apply(*record);
       return Step::kDone;
     }));
   }
-  return state.attributes_of(inode, TRY(state.read_record(inode)));
+  return state.attributes_of(inode);
 }
 
 // --- paths to what shall be changed ------------------------------------------------------------------------------------
@@ -127,6 +138,17 @@ Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber
 }
 
 // --- times -------------------------------------------------------------------------------------------------------------
+
+void Volume::State::note_access(InodeState& state, const InodeRecord& record) {
+  if (read_only) return;
+  const Timestamp now = current_time();
+  const LockGuard guard(state.times_mutex);
+  const Timestamp access = state.times.access.value_or(time_of(record, kAccess));
+  const Timestamp modification = state.times.modification.value_or(time_of(record, kModification));
+  const Timestamp change = state.times.change.value_or(time_of(record, kChange));
+  constexpr std::int64_t kDay = 24 * 60 * 60;
+  if (access <= modification || access <= change || access.seconds + kDay < now.seconds) state.times.access = now;
+}
 
 void Volume::State::take_times(Transaction& transaction, InodeState& state, InodeRecord& record) {
   LazyTimes times;
@@ -282,6 +304,7 @@ Result<> Volume::State::add_parent(Transaction& transaction, InodeRecord& record
   }
   AttributeList list = TRY(AttributeList::read(transaction, record));
   list.set(format::AttributeSpace::kParent, AttributeList::parent_name(directory.value, position), {});
+  if (list.stream_bytes() > format::kMaximumAttributeForkBytes) return fail(ErrorCode::kTooManyLinks);
   return list.write(transaction, record, services.graveyard);
 }
 

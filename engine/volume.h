@@ -49,7 +49,7 @@ struct AttributeChange {
   std::optional<std::uint64_t> size_bytes;
   std::optional<Timestamp> access;
   std::optional<Timestamp> modification;
-  bool kill_set_id = false;  // clear S_ISUID, and S_ISGID where group-executable (truncate and chown by the unprivileged)
+  std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear unless it is a directory (truncate and chown)
 };
 
 struct NewInode {
@@ -130,11 +130,18 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<Attributes> link(InodeNumber inode, InodeNumber directory, std::string_view name);
   Result<> unlink(InodeNumber directory, std::string_view name);  // kIsDirectory
   Result<> remove_directory(InodeNumber directory, std::string_view name);  // kNotEmpty, kNotDirectory
-  Result<> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
-                  RenameMode mode);
-  Result<std::string> read_link(InodeNumber inode);
+  // kInvalid for a directory that would come to lie in itself. Answers whose time of change has moved; both invalid when two
+  // names of one inode were given, and nothing was to be done.
+  struct Renamed {
+    InodeNumber moved;
+    InodeNumber other;  // exchanged for it, or replaced; invalid if there was none
+  };
+  Result<Renamed> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
+                         RenameMode mode);
+  Result<std::string> read_link(InodeNumber inode, bool update_access_time = true);
   // Calls visit for each entry after `cookie` (0: from the start, "." and ".." first) until it returns false.
-  Result<> read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit);
+  Result<> read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
+                          bool update_access_time = true);
 
   // --- attributes ------------------------------------------------------------------------------------------------------
   Result<Attributes> attributes(InodeNumber inode);
@@ -153,8 +160,8 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // Copying variant for callers in the process. Returns the bytes read; kPoisoned also for poison found only now.
   Result<std::uint64_t> read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
   struct WriteOptions {
-    bool append = false;       // at the end of the file, whatever `offset` says
-    bool kill_set_id = false;  // clear set-id bits (an unprivileged writer)
+    bool append = false;           // at the end of the file, whatever `offset` says
+    std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
   Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);

@@ -36,7 +36,11 @@ Result<> zero_part(State& state, InodeState& held, std::uint64_t offset, std::ui
 }
 
 Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
-  if (range.count == 0) return {};
+  if (range.count == 0) {  // parts of blocks, holes perhaps: zeroed already, and counted as a write in place
+    const LockGuard guard(held.times_mutex);
+    held.times.modification = held.times.change = current_time();
+    return {};
+  }
   std::vector<std::tuple<FileBlock, BlockNumber>> healed;
   if (state.store.ledger().size() != 0) {
     const FileView view = TRY(view_of(state, held.number, range));
@@ -66,16 +70,14 @@ Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
 struct Outcome {
   std::uint64_t size_bytes;
   bool keep_size;
-  bool content_changed;
 };
 
 Result<> conclude(State& state, Transaction& transaction, InodeState& held, const Outcome& outcome) {
   InodeRecord* record = TRY(state.table.edit(transaction, held.number));
-  const bool grows = !outcome.keep_size && outcome.size_bytes > record->size_bytes;
   const Timestamp now = current_time();
   state.take_times(transaction, held, *record);
-  if (grows) record->size_bytes = outcome.size_bytes;
-  if (grows || outcome.content_changed) set_time(*record, kModification, now);
+  if (!outcome.keep_size) record->size_bytes = std::max(record->size_bytes, outcome.size_bytes);
+  set_time(*record, kModification, now);
   set_time(*record, kChange, now);
   return {};
 }
@@ -197,7 +199,8 @@ Result<> State::allocate_locked(InodeState& state, AllocateMode mode, std::uint6
     if (touched.count > store.superblock().pool_bytes / kBlockBytes) return fail(ErrorCode::kNoSpace);
     const bool zeroes = mode == AllocateMode::kZero || mode == AllocateMode::kZeroKeep;
     const bool keeps_size = mode == AllocateMode::kAllocateKeep || mode == AllocateMode::kZeroKeep;
-    Filler filler(*this, state, zeroes ? edges.whole : FileRange{}, {offset + length, keeps_size, zeroes});
+    if (!keeps_size) TRY(zero_behind_end(*this, state, offset + length));
+    Filler filler(*this, state, zeroes ? edges.whole : FileRange{}, {offset + length, keeps_size});
     TRY(filler.run(touched));
     if (!zeroes) return {};
   }

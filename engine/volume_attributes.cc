@@ -9,14 +9,13 @@ using format::InodeRecord;
 using State = Volume::State;
 
 Result<std::string> Volume::get_attribute(InodeNumber inode, std::string_view name) {
-  const auto parsed = parse_attribute_name(name);
-  if (!parsed) return fail(ErrorCode::kUnsupported);
+  const auto parsed = TRY(parse_attribute_name(name));
   State& state = *state_;
   const State::Operation operation(state);
   AttributeList list = TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<AttributeList> {
     return AttributeList::read(reader, TRY(state.table.read(reader, inode)));
   }));
-  const AttributeList::Item* item = list.find(parsed->space, parsed->name);
+  const AttributeList::Item* item = list.find(parsed.space, parsed.name);
   if (!item) return fail(ErrorCode::kNoAttribute);
   return item->value;
 }
@@ -56,23 +55,21 @@ Result<> change_attributes(State& state, InodeNumber inode, TransactionClass tra
 }  // namespace
 
 Result<> Volume::set_attribute(InodeNumber inode, std::string_view name, std::span<const std::byte> value, SetAttributeMode mode) {
-  const auto parsed = parse_attribute_name(name);
-  if (!parsed) return fail(ErrorCode::kUnsupported);
+  const auto parsed = TRY(parse_attribute_name(name));
   if (value.size() > format::kMaximumAttributeBytes) return fail(ErrorCode::kTooBig);
   return change_attributes(*state_, inode, TransactionClass::kNormal, [&](AttributeList& list) -> Result<> {
-    const bool exists = list.find(parsed->space, parsed->name) != nullptr;
+    const bool exists = list.find(parsed.space, parsed.name) != nullptr;
     if (mode == SetAttributeMode::kCreate && exists) return fail(ErrorCode::kExists);
     if (mode == SetAttributeMode::kReplace && !exists) return fail(ErrorCode::kNoAttribute);
-    list.set(parsed->space, parsed->name, std::string(reinterpret_cast<const char*>(value.data()), value.size()));
+    list.set(parsed.space, parsed.name, std::string(reinterpret_cast<const char*>(value.data()), value.size()));
     return {};
   });
 }
 
 Result<> Volume::remove_attribute(InodeNumber inode, std::string_view name) {
-  const auto parsed = parse_attribute_name(name);
-  if (!parsed) return fail(ErrorCode::kUnsupported);
+  const auto parsed = TRY(parse_attribute_name(name));
   return change_attributes(*state_, inode, TransactionClass::kFreeing, [&](AttributeList& list) -> Result<> {
-    if (!list.remove(parsed->space, parsed->name)) return fail(ErrorCode::kNoAttribute);
+    if (!list.remove(parsed.space, parsed.name)) return fail(ErrorCode::kNoAttribute);
     return {};
   });
 }

@@ -1,8 +1,8 @@
 // Reflink: making a range of one file equal to a range of another by sharing blocks.
 #include <algorithm>
 
+#include "engine/file_data.h"
 #include "engine/volume.h"
-#include "engine/volume_state.h"
 
 namespace daxcow {
 
@@ -35,6 +35,7 @@ class Clone {
 
     from_.exclusive.forget();
     to_.exclusive.forget();
+    TRY(zero_behind_end(to_volume_, to_, to_offset));
     if (!same_file && from_offset == 0 && to_offset == 0 && length == source.size_bytes && target.size_bytes == 0 &&
         data_fork(target, LeafKind::kData).empty()) {
       TRY(share_root());
@@ -45,7 +46,7 @@ class Clone {
       done = TRY(copy(from_offset, to_offset, std::min(length, kBlockBytes - head)));
       if (done == length) return done;
     }
-    // The last block is shared too where nothing behind it would be overwritten: beyond the end of the source it is zero.
+    // The last block is shared too where nothing behind it would be overwritten.
     const bool to_end = from_offset + length == source.size_bytes && to_offset + length >= target.size_bytes;
     const std::uint64_t whole = to_end ? blocks_for(length - done) : (length - done) / kBlockBytes;
     if (whole != 0) {

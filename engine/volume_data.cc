@@ -49,17 +49,7 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
   }
   lease.bytes_ = length;
-  if (update_access_time && !read_only_) {
-    // relatime: when the last access is older than a change, or than a day.
-    const Timestamp now = current_time();
-    InodeState& held = *lease.held_->inode_state;
-    const LockGuard guard(held.times_mutex);
-    const Timestamp access = held.times.access.value_or(time_of(view.record, kAccess));
-    const Timestamp modification = held.times.modification.value_or(time_of(view.record, kModification));
-    const Timestamp change = held.times.change.value_or(time_of(view.record, kChange));
-    constexpr std::int64_t kDay = 24 * 60 * 60;
-    if (access <= modification || access <= change || access.seconds + kDay < now.seconds) held.times.access = now;
-  }
+  if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
   return lease;
 }
 
@@ -111,50 +101,22 @@ Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const 
 Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,
                               const std::function<void(Transaction&, InodeRecord&)>& also) {
   if (size_bytes > format::kMaximumFileBytes) return fail(ErrorCode::kFileTooBig);
-  const std::uint64_t keep = blocks_for(size_bytes), tail_bytes = size_bytes % kBlockBytes;
-  const FileRange tail{FileBlock(tail_bytes ? keep - 1 : keep), tail_bytes ? 1u : 0u};
-  const FileView view = TRY(view_of(*this, state.number, tail.count ? tail : FileRange{FileBlock(0), 1}));
-  const bool shrinks = size_bytes < view.record.size_bytes;
-  // What lies beyond the end of a file reads as zero when the file grows again, so it is zeroed when it is cut off: in a copy
-  // of the last block, because the cut must happen wholly or not at all. A last block that is lost stays as it is.
-  Store::Reservation reservation;
-  std::optional<BlockNumber> new_tail;
-  if (shrinks && tail.count && holds_data(view.segments.front())) {
-    Block content{};
-    const BlockNumber old = view.segments.front().entry.block();
-    if (!store.ledger().touches({old, 1}) && store.medium().read(byte_offset(old), std::span(content.bytes).first(tail_bytes))) {
-      while (!new_tail) {
-        reservation = TRY(store.reserve(old, 1));
-        const BlockNumber block = reservation.run().first;
-        auto stored = store.medium().store(byte_offset(block), content.bytes);
-        if (stored) {
-          new_tail = block;
-        } else if (stored.error().code == ErrorCode::kPoisoned) {
-          store.ledger().set(block, 0xff);  // not handed out again
-          store.suspect({block, 1});
-        } else {
-          return stored;
-        }
-      }
-      TRY(store.medium().drain());
-    }
-  }
+  const std::uint64_t keep = blocks_for(size_bytes);
+  const InodeRecord before = TRY(read_record(state.number));
+  TRY(check_regular(before));
+  const bool shrinks = size_bytes < before.size_bytes;
+  TRY(zero_behind_end(*this, state, size_bytes));
   const FileRange cut{FileBlock(keep), kMaximumFileBlocks - keep};
   const Timestamp now = current_time();
   TRY(store.run(shrinks ? TransactionClass::kFreeing : TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(own_inode(transaction, state.number))) return Step::kAgain;
-    if (keep != 0 && shrinks) {
-      // Each for itself: a node that both together cover whole is still entered for the tail.
-      if (new_tail && TRY(own_data(transaction, state.number, tail, Unshare::kEdges))) return Step::kAgain;
-      if (TRY(own_data(transaction, state.number, cut, Unshare::kEdges))) return Step::kAgain;
-    }
+    if (keep != 0 && shrinks && TRY(own_data(transaction, state.number, cut, Unshare::kEdges))) return Step::kAgain;
     InodeRecord* record = TRY(table.edit(transaction, state.number));
     const ForkEdit fork = edit_data_fork(*record, LeafKind::kData);
     if (keep == 0) {
       // Also with the size 0 already: blocks allocated beyond the end go too.
       TRY(services.graveyard.bury_fork(transaction, fork));
     } else if (shrinks) {
-      if (new_tail) TRY(assign(transaction, fork, tail, *new_tail, false, services.graveyard));
       TRY(clear(transaction, fork, cut, services.graveyard));
     }
     record->size_bytes = size_bytes;
@@ -164,7 +126,6 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,
     also(transaction, *record);
     return Step::kDone;
   }));
-  if (new_tail) reservation.keep();
   state.exclusive.forget();
   if (shrinks && services.wake_background) services.wake_background();
   return {};

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "engine/check.h"
 #include "engine/pool.h"
@@ -128,28 +129,26 @@ Result<Attributes> Volume::lookup(InodeNumber directory, std::string_view name) 
     if (name == "..") {
       if (!is_directory(record)) return fail(ErrorCode::kNotDirectory);
       if (directory != format::kRootInode) directory = InodeNumber(record.parent);
-      record = TRY(state.read_record(directory));
     }
-    return state.attributes_of(directory, record);
+    return state.attributes_of(directory);
   }
   const auto held = state.inodes.get(directory);
   const std::shared_lock lock(held->lock);
   const auto index = TRY(state.index_of(*held));
-  InodeNumber inode;
-  const InodeRecord record = TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<InodeRecord> {
+  const InodeNumber inode = TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<InodeNumber> {
     const InodeRecord parent = TRY(state.table.read(reader, directory));
     if (!is_directory(parent)) return fail(ErrorCode::kNotDirectory);
     const auto found = TRY(find_entry(reader, parent, *index, name));
     if (!found) return fail(ErrorCode::kNotFound);
-    inode = found->inode;
-    auto child = state.table.read(reader, found->inode);
-    if (!child && child.error().code == ErrorCode::kStale) return fail(ErrorCode::kDamaged, "a directory entry leads nowhere");
-    return child;
+    return found->inode;
   }));
-  return state.attributes_of(inode, record);
+  auto attributes = state.attributes_of(inode);  // its name cannot go: that needs the directory's lock
+  if (!attributes && attributes.error().code == ErrorCode::kStale) return fail(ErrorCode::kDamaged, "a directory entry leads nowhere");
+  return attributes;
 }
 
-Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit) {
+Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
+                                bool update_access_time) {
   State& state = *state_;
   const State::Operation operation(state);
   const auto held = state.inodes.get(directory);
@@ -158,6 +157,7 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
   constexpr std::uint64_t kFirstEntryCookie = 3;
   const InodeRecord record = TRY(state.read_record(directory));
   if (!is_directory(record)) return fail(ErrorCode::kNotDirectory);
+  if (update_access_time) state.note_access(*held, record);
   if (cookie < 1 && !visit({".", directory, S_IFDIR, 1})) return {};
   const InodeNumber parent = directory == format::kRootInode || record.parent == 0 ? directory : InodeNumber(record.parent);
   if (cookie < 2 && !visit({"..", parent, S_IFDIR, 2})) return {};
@@ -204,11 +204,12 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
   return {};
 }
 
-Result<std::string> Volume::read_link(InodeNumber inode) {
+Result<std::string> Volume::read_link(InodeNumber inode, bool update_access_time) {
   State& state = *state_;
   const State::Operation operation(state);
-  return state.store.read_consistent([&](BlockReader& reader) -> Result<std::string> {
-    const InodeRecord record = TRY(state.table.read(reader, inode));
+  InodeRecord record;
+  auto target = state.store.read_consistent([&](BlockReader& reader) -> Result<std::string> {
+    record = TRY(state.table.read(reader, inode));
     if (!S_ISLNK(record.mode)) return fail(ErrorCode::kInvalid);
     if (record.flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) {
       if (record.size_bytes > sizeof record.data) return fail(ErrorCode::kDamaged);
@@ -220,6 +221,8 @@ Result<std::string> Volume::read_link(InodeNumber inode) {
     const BlockPtr block = TRY(reader.read(at.block(), format::BlockType::kSymlink));
     return std::string(reinterpret_cast<const char*>(block->bytes), record.size_bytes);
   });
+  if (target && update_access_time) state.note_access(*state.inodes.get(inode), record);
+  return target;
 }
 
 // --- creation ----------------------------------------------------------------------------------------------------------
@@ -287,7 +290,7 @@ Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, 
   }));
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
-  return state.attributes_of(made, result);
+  return State::attributes_of(made, result, {});
 }
 
 Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::string_view name) {
@@ -302,7 +305,6 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
   const Timestamp now = current_time();
   const std::uint8_t granules = granules_for(name.size());
   const DirectoryPosition position = index->find_room(granules);
-  InodeRecord result;
   TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     state.store.mutex.assert_held();
     if (TRY(state.own_inode(transaction, directory)) || TRY(state.own_directory_block(transaction, directory, position)) ||
@@ -320,12 +322,11 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
     TRY(state.add_parent(transaction, *record, directory, position));
     TRY(write_entry(transaction, *parent, position, name, inode, type_bits(record->mode), state.services.graveyard));
     touch(state, transaction, *held, *parent, now);
-    result = *record;
     return Step::kDone;
   }));
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
-  return state.attributes_of(inode, result);
+  return state.attributes_of(inode);
 }
 
 // --- removal -----------------------------------------------------------------------------------------------------------
@@ -386,11 +387,14 @@ Result<> Volume::remove_directory(InodeNumber directory, std::string_view name) 
 
 namespace {
 
-// True if `directory` is `ancestor` or lies below it.
+// True if `directory` is `ancestor` or lies below it. A circle is noticed when one of the directories passed, each the
+// first after twice as many steps, comes up again (R. P. Brent, "An improved Monte Carlo factorization algorithm", 1980).
 Result<bool> lies_below(State& state, BlockReader& reader, InodeNumber directory, InodeNumber ancestor) {
-  for (int depth = 0; depth < 100'000 && directory.value != 0; ++depth) {
+  InodeNumber passed;
+  for (std::uint64_t step = 0; directory.value != 0 && directory != passed; ++step) {
     if (directory == ancestor) return true;
     if (directory == format::kRootInode) return false;
+    if (std::has_single_bit(step)) passed = directory;
     directory = InodeNumber(TRY(state.table.read(reader, directory)).parent);
   }
   return fail(ErrorCode::kDamaged, "the parents of a directory run in a circle");
@@ -415,13 +419,16 @@ class Rename {
       TRY(state_.store.run_locked(TransactionClass::kNormal, [&](Transaction& transaction) { return step(transaction); }));
       state_.note_orphan(removal_.orphan);
     }
-    if (nothing_) return {};
-    if (mode_ == RenameMode::kExchange) return {};
+    if (nothing_ || mode_ == RenameMode::kExchange) return {};
     from_.index->erase(name_hash(from_.name), from_.entry->position, granules_for(from_.name.size()));
     if (!to_.entry) to_.index->insert(name_hash(to_.name), room_, granules_for(to_.name.size()));
     return {};
   }
   const Removal& removal() const { return removal_; }
+  Volume::Renamed renamed() const {
+    if (nothing_) return {};
+    return {from_.entry->inode, to_.entry ? to_.entry->inode : InodeNumber()};
+  }
 
  private:
   Result<Step> step(Transaction& transaction) {
@@ -539,7 +546,7 @@ class Rename {
 
 }  // namespace
 
-Result<> Volume::rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name, RenameMode mode) {
+Result<Volume::Renamed> Volume::rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name, RenameMode mode) {
   State& state = *state_;
   TRY(state.writable());
   if (name.size() > format::kMaximumNameBytes) return fail(ErrorCode::kNameTooLong);
@@ -548,6 +555,7 @@ Result<> Volume::rename(InodeNumber directory, std::string_view name, InodeNumbe
   const State::Operation operation(state);
   RenameSide from{directory, name, state.inodes.get(directory), nullptr, std::nullopt};
   RenameSide to{new_directory, new_name, state.inodes.get(new_directory), nullptr, std::nullopt};
+  Renamed renamed;
   Removal removal;
   {
     const TwoLocks locks(*from.held, *to.held);
@@ -555,10 +563,11 @@ Result<> Volume::rename(InodeNumber directory, std::string_view name, InodeNumbe
     to.index = TRY(state.index_of(*to.held));
     Rename rename(state, from, to, mode);
     TRY(rename.run());
+    renamed = rename.renamed();
     removal = rename.removal();
   }
   finish_removal(state, removal);
-  return {};
+  return renamed;
 }
 
 }  // namespace daxcow

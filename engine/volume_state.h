@@ -81,7 +81,9 @@ struct Volume::State {
   Result<format::InodeRecord> read_record(InodeNumber inode) {
     return store.read_consistent([&](BlockReader& reader) { return table.read(reader, inode); });
   }
-  Attributes attributes_of(InodeNumber inode, const format::InodeRecord& record);
+  LazyTimes kept_times(InodeNumber inode);
+  Result<Attributes> attributes_of(InodeNumber inode);
+  static Attributes attributes_of(InodeNumber inode, const format::InodeRecord& record, const LazyTimes& kept);
   Result<> writable() const;
 
   // --- inside a transaction -----------------------------------------------------------------------------------------------
@@ -119,6 +121,8 @@ struct Volume::State {
   void charge_index(InodeState& state);
 
   // --- times -------------------------------------------------------------------------------------------------------------------
+  // relatime: the access time moves, lazily, when it is older than a change or than a day.
+  void note_access(InodeState& state, const format::InodeRecord& record);
   Result<> commit_times(InodeState& state);
   Result<> commit_all_times();
 

@@ -25,6 +25,10 @@ fuse_entry_param to_entry(const MountContext& mount, const Attributes& attribute
 void reply_entry(fuse_req_t request, const Attributes& attributes);
 // The same for an inode that is counted already; takes that back if the kernel does not receive the reply.
 void reply_counted_entry(fuse_req_t request, const Attributes& attributes);
+// The kernel expects only some requests to change attributes, and not of all the inodes that they change. A look at them that
+// is under way in another thread may carry the old ones, and would be believed for a day: this makes the kernel drop such
+// answers, and ask again. Before the reply; takes no lock that the request could hold, and leaves the pages alone.
+void forget_attributes(fuse_req_t request, fuse_ino_t node);
 // What a new inode of the caller looks like; `mode` with its type.
 NewInode new_inode(fuse_req_t request, std::uint32_t mode);
 // Creates an inode with what it inherits from its directory.

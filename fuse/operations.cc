@@ -25,6 +25,9 @@ void init(void* userdata, fuse_conn_info* connection) {
   want_not(connection, FUSE_CAP_AUTO_INVAL_DATA);
   // Its first version wants set-id bits cleared by every write, root's too; see fuse/transport.h for the second.
   want_not(connection, FUSE_CAP_HANDLE_KILLPRIV);
+  // An open that truncates would not wait for mapped pages that are being written back: such a write, arriving after it, would
+  // give the file a size again. A truncation of its own does wait.
+  want_not(connection, FUSE_CAP_ATOMIC_O_TRUNC);
   // A buffer and a non-temporal copy into the pool are as fast, and need no pipe.
   want_not(connection, FUSE_CAP_SPLICE_READ);
   if (behaviour.access_lists) {
@@ -118,6 +121,10 @@ fuse_entry_param to_entry(const MountContext& mount, const Attributes& attribute
   entry.attr_timeout = mount.behaviour.attribute_timeout_seconds;
   entry.entry_timeout = mount.behaviour.entry_timeout_seconds;
   return entry;
+}
+
+void forget_attributes(fuse_req_t request, fuse_ino_t node) {
+  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
 }
 
 void reply_entry(fuse_req_t request, const Attributes& attributes) {

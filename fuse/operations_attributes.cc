@@ -2,14 +2,13 @@
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <span>
 #include <string_view>
-#include <vector>
 
 #include "fuse/acl.h"
+#include "fuse/caller.h"
 #include "fuse/handlers.h"
 #include "fuse/transport.h"
 
@@ -35,13 +34,16 @@ AttributeChange to_change(const struct stat& wanted, int to_set) {
   if (to_set & FUSE_SET_ATTR_MTIME) change.modification = to_timestamp(wanted.st_mtim);
   if (to_set & FUSE_SET_ATTR_ATIME_NOW) change.access = now();
   if (to_set & FUSE_SET_ATTR_MTIME_NOW) change.modification = now();
+  return change;
+}
+
+bool clears_set_id(int to_set) {
   // A request for nothing is how the kernel says that set-id bits must go: before fallocate and copy_file_range by the
   // unprivileged (it has taken its own flags for that out), and for a chown that names neither owner nor group.
-  constexpr int kSomething = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_SIZE |
-                             FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW |
-                             FUSE_SET_ATTR_CTIME;
-  change.kill_set_id = request_kills_set_id() || (to_set & kSomething) == 0;
-  return change;
+  constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+  constexpr int kSomething = kOwner | FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME |
+                             FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW | FUSE_SET_ATTR_CTIME;
+  return request_kills_set_id() || (to_set & kOwner) != 0 || (to_set & kSomething) == 0;
 }
 
 Result<> store_acl(Volume& volume, InodeNumber inode, std::string_view name, const Acl& acl,
@@ -63,20 +65,6 @@ Result<> change_acl_mode(Volume& volume, InodeNumber inode, std::uint32_t mode) 
   return store_acl(volume, inode, kAccessAcl, *acl);
 }
 
-bool caller_is_in_group(fuse_req_t request, std::uint32_t gid) {
-  const fuse_ctx* caller = fuse_req_ctx(request);
-  if (caller->gid == gid) return true;
-  std::vector<gid_t> groups(64);
-  int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
-  if (count > static_cast<int>(groups.size())) {
-    groups.resize(static_cast<std::size_t>(count));
-    count = fuse_req_getgroups(request, count, groups.data());
-  }
-  if (count < 0) return false;
-  groups.resize(std::min(groups.size(), static_cast<std::size_t>(count)));
-  return std::ranges::find(groups, gid) != groups.end();
-}
-
 // Setting the access list sets the permission bits as well; a list that says no more than these is not kept.
 Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, Volume::SetAttributeMode mode) {
   auto& volume = handlers::volume(request);
@@ -95,13 +83,6 @@ Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, V
   change.mode = new_mode;
   TRY(volume.set_attributes(inode, change));
   return {};
-}
-
-// The kernel expects only some requests to change attributes. A look at them that is under way in another thread may carry
-// the old ones, and would be believed for a day: this makes the kernel drop such answers, and ask again. Before the reply;
-// takes no lock that the request could hold.
-void forget_attributes(fuse_req_t request, fuse_ino_t node) {
-  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
 }
 
 // A value or a list of names, or its size when that is what was asked for.
@@ -127,7 +108,12 @@ void getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
 void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_set, fuse_file_info*) {
   auto& mount = context(request);
   const InodeNumber inode(node);
-  const auto change = to_change(*wanted, to_set);
+  auto change = to_change(*wanted, to_set);
+  if (clears_set_id(to_set)) {
+    const auto before = mount.volume->attributes(inode);
+    if (!before) return reply_error(request, before.error());
+    change.clear_mode = lost_set_id_bits(request, *before);
+  }
   auto attributes = mount.volume->set_attributes(inode, change);
   if (!attributes) return reply_error(request, attributes.error());
   if (change.mode && mount.behaviour.access_lists) {
@@ -146,7 +132,10 @@ void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char*
     mode = Volume::SetAttributeMode::kCreate;
   else if (flags == XATTR_REPLACE)
     mode = Volume::SetAttributeMode::kReplace;
-  else if (flags != 0)
+  else if (flags == (XATTR_CREATE | XATTR_REPLACE)) {  // fails, one way or the other
+    const auto existing = volume(request).get_attribute(InodeNumber(node), name);
+    return reply_error(request, existing ? Error{ErrorCode::kExists, {}} : existing.error());
+  } else if (flags != 0)
     return reply_error(request, Error{ErrorCode::kInvalid, {}});
 
   const auto bytes = std::as_bytes(std::span(value, size));

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "fuse/caller.h"
 #include "fuse/handlers.h"
 #include "fuse/transport.h"
 
@@ -42,19 +43,12 @@ std::uint64_t cloneable_length(std::uint64_t from_offset, std::uint64_t length) 
   return end - from_offset;
 }
 
-// Whether this request, by somebody who may not keep them, must clear set-id bits: every write and truncation by the
+// The set-id bits that this request, by somebody who may not keep them, must clear: every write and truncation by the
 // unprivileged asks for it, and hardly any file has them.
-bool must_kill_set_id(fuse_req_t request, InodeNumber inode) {
-  if (!request_kills_set_id()) return false;
-  const auto attributes = volume(request).attributes(inode);
-  if (!attributes) return false;
-  return (attributes->mode & S_ISUID) != 0 || (attributes->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
-}
-
-// The kernel does not expect the mode to change with a write. This takes no lock that the request could hold: it leaves
-// the pages alone.
-void forget_mode(fuse_req_t request, fuse_ino_t node) {
-  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node) {
+  if (!request_kills_set_id()) return 0;
+  const auto attributes = volume(request).attributes(InodeNumber(node));
+  return attributes ? lost_set_id_bits(request, *attributes) : 0;
 }
 
 }  // namespace
@@ -64,17 +58,8 @@ void set_open_reply(const MountContext& mount, fuse_file_info* file) {
   file->noflush = 1;  // nothing is held back for the time when a file is closed
 }
 
-void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
-  auto& mount = context(request);
-  if (file->flags & O_TRUNC) {
-    AttributeChange change;
-    change.size_bytes = 0;
-    change.kill_set_id = must_kill_set_id(request, InodeNumber(node));
-    const auto truncated = mount.volume->set_attributes(InodeNumber(node), change);
-    if (!truncated) return reply_error(request, truncated.error());
-    if (change.kill_set_id) forget_mode(request, node);
-  }
-  set_open_reply(mount, file);
+void open(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  set_open_reply(context(request), file);
   fuse_reply_open(request, file);
 }
 
@@ -97,12 +82,14 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
 }
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
-void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info*) {
-  const Volume::WriteOptions options{.append = false, .kill_set_id = must_kill_set_id(request, InodeNumber(node))};
+void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file) {
+  const Volume::WriteOptions options{.append = false, .clear_mode = set_id_bits_to_clear(request, node)};
   const auto written = volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset),
                                              std::as_bytes(std::span(data, size)), options);
   if (!written) return reply_error(request, written.error());
-  if (options.kill_set_id) forget_mode(request, node);
+  // When it writes pages back, the kernel does not expect the times to change either: of two looks that are under way it would
+  // believe the later answer, which may be the older one.
+  if (options.clear_mode != 0 || file->writepage) forget_attributes(request, node);
   fuse_reply_write(request, size);
 }
 
@@ -123,7 +110,7 @@ void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_
   if (!wanted) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
   const auto done = volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
                                              static_cast<std::uint64_t>(length));
-  forget_mode(request, node);  // and size and times: a look at them may be under way
+  forget_attributes(request, node);
   reply_done(request, done);
 }
 

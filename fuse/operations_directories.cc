@@ -48,18 +48,20 @@ std::optional<fuse_entry_param> look_up_entry(MountContext& mount, InodeNumber d
 void opendir(fuse_req_t request, fuse_ino_t, fuse_file_info*) { fuse_reply_err(request, ENOSYS); }
 
 void readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t cookie, fuse_file_info*) {
+  auto& mount = context(request);
   std::vector<char> buffer(size);
   std::size_t used = 0;
-  const auto done = volume(request).read_directory(
-      InodeNumber(node), static_cast<std::uint64_t>(cookie), [&](const DirectoryItem& item) {
-        const auto status = name_only(item.inode, item.type);
-        const std::string name(item.name);
-        const auto bytes = fuse_add_direntry(request, buffer.data() + used, size - used, name.c_str(), &status,
-                                             static_cast<off_t>(item.cookie));
-        if (bytes > size - used) return false;
-        used += bytes;
-        return true;
-      });
+  const auto add = [&](const DirectoryItem& item) {
+    const auto status = name_only(item.inode, item.type);
+    const std::string name(item.name);
+    const auto bytes = fuse_add_direntry(request, buffer.data() + used, size - used, name.c_str(), &status,
+                                         static_cast<off_t>(item.cookie));
+    if (bytes > size - used) return false;
+    used += bytes;
+    return true;
+  };
+  const auto done = mount.volume->read_directory(InodeNumber(node), static_cast<std::uint64_t>(cookie), add,
+                                                 mount.behaviour.access_time);
   if (!done && used == 0) return reply_error(request, done.error());
   fuse_reply_buf(request, buffer.data(), used);
 }
@@ -69,14 +71,14 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
   const InodeNumber directory(node);
   std::vector<ListedName> listed;
   std::size_t listed_bytes = 0;
-  const auto done =
-      mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), [&](const DirectoryItem& item) {
-        std::string name(item.name);
-        listed_bytes += fuse_add_direntry_plus(request, nullptr, 0, name.c_str(), nullptr, 0);
-        if (listed_bytes > size) return false;
-        listed.push_back({std::move(name), item.inode, item.type, item.cookie});
-        return true;
-      });
+  const auto add = [&](const DirectoryItem& item) {
+    std::string name(item.name);
+    listed_bytes += fuse_add_direntry_plus(request, nullptr, 0, name.c_str(), nullptr, 0);
+    if (listed_bytes > size) return false;
+    listed.push_back({std::move(name), item.inode, item.type, item.cookie});
+    return true;
+  };
+  const auto done = mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), add, mount.behaviour.access_time);
   if (!done && listed.empty()) return reply_error(request, done.error());
 
   std::vector<char> buffer(size);

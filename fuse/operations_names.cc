@@ -54,8 +54,9 @@ void undo_create(Volume& volume, InodeNumber directory, const char* name, const 
     (void)volume.unlink(directory, name);
 }
 
-void reply_created(fuse_req_t request, const Result<Attributes>& created) {
+void reply_created(fuse_req_t request, fuse_ino_t parent, const Result<Attributes>& created) {
   if (!created) return reply_error(request, created.error());
+  forget_attributes(request, parent);
   reply_entry(request, *created);
 }
 
@@ -112,23 +113,24 @@ void forget_multi(fuse_req_t request, std::size_t count, fuse_forget_data* forge
 void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t device) {
   auto inode = new_inode(request, mode);
   inode.device = static_cast<std::uint32_t>(device);
-  reply_created(request, create_inode(request, parent, name, inode));
+  reply_created(request, parent, create_inode(request, parent, name, inode));
 }
 
 void mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode) {
-  reply_created(request, create_inode(request, parent, name, new_inode(request, S_IFDIR | (mode & 07777))));
+  reply_created(request, parent, create_inode(request, parent, name, new_inode(request, S_IFDIR | (mode & 07777))));
 }
 
 void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
   auto inode = new_inode(request, S_IFLNK | 0777);
   inode.symlink_target = target;
-  reply_created(request, create_inode(request, parent, name, inode));
+  reply_created(request, parent, create_inode(request, parent, name, inode));
 }
 
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
   const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
   if (!created) return reply_error(request, created.error());
   auto& mount = context(request);
+  forget_attributes(request, parent);
   const auto entry = to_entry(mount, *created);
   set_open_reply(mount, file);
   mount.volume->remember(created->inode);
@@ -136,15 +138,19 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
 }
 
 void link(fuse_req_t request, fuse_ino_t node, fuse_ino_t parent, const char* name) {
-  reply_created(request, volume(request).link(InodeNumber(node), InodeNumber(parent), name));
+  reply_created(request, parent, volume(request).link(InodeNumber(node), InodeNumber(parent), name));
 }
 
 void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  reply_done(request, volume(request).unlink(InodeNumber(parent), name));
+  const auto done = volume(request).unlink(InodeNumber(parent), name);
+  forget_attributes(request, parent);
+  reply_done(request, done);
 }
 
 void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  reply_done(request, volume(request).remove_directory(InodeNumber(parent), name));
+  const auto done = volume(request).remove_directory(InodeNumber(parent), name);
+  forget_attributes(request, parent);
+  reply_done(request, done);
 }
 
 void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
@@ -164,11 +170,16 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
       fuse_reply_err(request, EINVAL);
       return;
   }
-  reply_done(request, volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode));
+  const auto renamed = volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode);
+  if (!renamed) return reply_error(request, renamed.error());
+  for (const fuse_ino_t changed : {parent, new_parent, renamed->moved.value, renamed->other.value})
+    if (changed != 0) forget_attributes(request, changed);
+  fuse_reply_err(request, 0);
 }
 
 void readlink(fuse_req_t request, fuse_ino_t node) {
-  const auto target = volume(request).read_link(InodeNumber(node));
+  auto& mount = context(request);
+  const auto target = mount.volume->read_link(InodeNumber(node), mount.behaviour.access_time);
   if (!target) return reply_error(request, target.error());
   fuse_reply_readlink(request, target->c_str());
 }

@@ -47,12 +47,6 @@ void look_at_request(const char* request, std::size_t length) {
     case FUSE_SETATTR:
       kills_set_id = (field(offsetof(fuse_setattr_in, valid)) & FATTR_KILL_SUIDGID) != 0;
       break;
-    case FUSE_OPEN:
-      kills_set_id = (field(offsetof(fuse_open_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID) != 0;
-      break;
-    case FUSE_CREATE:
-      kills_set_id = (field(offsetof(fuse_create_in, open_flags)) & FUSE_OPEN_KILL_SUIDGID) != 0;
-      break;
     default:
       break;
   }

@@ -5,7 +5,7 @@
 //     readdir of a directory at a time; without HANDLE_KILLPRIV_V2 it asks for security.capability before every write.
 //     The reply is completed here, with flags that the kernel has offered.
 //   - requests that shall clear set-id bits say so in a field that handlers do not see (FUSE_WRITE_KILL_SUIDGID,
-//     FATTR_KILL_SUIDGID, FUSE_OPEN_KILL_SUIDGID). It is kept for the thread that handles the request.
+//     FATTR_KILL_SUIDGID). It is kept for the thread that handles the request.
 //
 // Later versions of libfuse set the flags themselves; then nothing is left to do here. The wire format is the kernel's
 // (linux/fuse.h), which never changes incompatibly.

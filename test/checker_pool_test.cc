@@ -5,13 +5,11 @@
 #include <cstring>
 #include <functional>
 #include <random>
-#include <span>
 #include <string>
 #include <string_view>
 
 #include "engine/checker.h"
 #include "engine/format.h"
-#include "engine/inode_table.h"
 #include "engine/map.h"
 #include "engine/medium_dram.h"
 #include "engine/metadata.h"
@@ -19,7 +17,7 @@
 #include "engine/store.h"
 #include "engine/volume.h"
 #include "test/catch.h"
-#include "test/checker_image.h"
+#include "test/repair_case.h"
 #include "test/seed.h"
 
 using namespace daxcow;
@@ -28,116 +26,6 @@ using format::BlockType;
 
 namespace {
 
-// A pool of a shared medium: what is planted in it outlives the pool that wrote it.
-struct Built {
-  Image image;
-  InodeNumber file, linked, directory, symlink;
-};
-
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
-InodeNumber make(Volume& volume, InodeNumber directory, std::string_view name, std::uint32_t mode,
-                 std::string_view target = {}) {
-  const auto made = volume.create(directory, name, NewInode{.mode = mode, .symlink_target = target});
-  REQUIRE(made);
-  return made->inode;
-}
-
-// "main" with files, links, directories, attributes and clones, and a snapshot of it.
-void fill(Volume& volume, Built& built) {
-  built.directory = make(volume, format::kRootInode, "a", S_IFDIR | 0755);
-  make(volume, built.directory, "b", S_IFDIR | 0755);
-  built.file = make(volume, built.directory, "file", S_IFREG | 0644);
-  const std::string block(kBlockBytes, 'x');
-  for (std::uint64_t i = 0; i < 40; ++i) REQUIRE(volume.write(built.file, i * 2 * kBlockBytes, bytes_of(block)));
-  const InodeNumber clone = make(volume, format::kRootInode, "clone", S_IFREG | 0644);
-  REQUIRE(volume.clone_range(built.file, 0, clone, 0, 79 * kBlockBytes));
-  built.linked = make(volume, format::kRootInode, "one", S_IFREG | 0600);
-  REQUIRE(volume.link(built.linked, built.directory, "two"));
-  REQUIRE(volume.link(built.linked, built.directory, "three"));
-  REQUIRE(volume.set_attribute(built.file, "user.colour", bytes_of("blue"), Volume::SetAttributeMode::kAny));
-  make(volume, format::kRootInode, "short", S_IFLNK | 0777, "a/file");
-  built.symlink = make(volume, format::kRootInode, "long", S_IFLNK | 0777, std::string(300, 'l'));
-  make(volume, format::kRootInode, "pipe", S_IFIFO | 0600);
-  for (int i = 0; i < 200; ++i) make(volume, built.directory, "entry number " + std::to_string(i), S_IFREG | 0644);
-  for (int i = 0; i < 200; i += 3) REQUIRE(volume.unlink(built.directory, "entry number " + std::to_string(i)));
-}
-
-// Runs `use` on a pool over the image and puts what is left of it back.
-void with_pool(Image& image, const std::function<void(Pool&)>& use) {
-  // The pool owns its medium; what it wrote is taken out of the mapping while it is still there.
-  auto medium = DramMedium::from_image(image);
-  REQUIRE(medium);
-  DramMedium* raw = medium->get();
-  auto pool = Pool::open(std::move(*medium), PoolOptions{.background = false, .log = {}});
-  REQUIRE(pool);
-  use(**pool);
-  image = raw->snapshot();
-  // All of it is home. Left there, the last record would mend what is planted, or half of it.
-  for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)})
-    at<Block>(image, copy) = Block{};
-}
-
-Built build_pool() {
-  Built built;
-  auto medium = DramMedium::create(kPoolBytes);
-  REQUIRE(medium);
-  REQUIRE(Pool::format(**medium, FormatOptions{.label = "test", .progress = {}}));
-  built.image = (*medium)->snapshot();
-  with_pool(built.image, [&](Pool& pool) {
-    {
-      const auto volume = pool.mount("main", false);
-      REQUIRE(volume);
-      fill(**volume, built);
-      REQUIRE(pool.snapshot("main", "before", true));
-      REQUIRE((*volume)->write(built.file, 0, bytes_of(std::string(3 * kBlockBytes, 'y'))));
-      REQUIRE((*volume)->unlink(format::kRootInode, "clone"));
-      make(**volume, built.directory, "later", S_IFREG | 0600);
-    }
-    pool.settle();
-  });
-  return built;
-}
-
-const Built& built_pool() {
-  static const Built built = build_pool();
-  return built;
-}
-
-// The block of a volume's inode table, and the record in it.
-struct Found {
-  BlockNumber block;
-  format::InodeRecord record;
-};
-Found find_inode(const Image& image, std::string_view volume_name, InodeNumber inode) {
-  Found found;
-  Image copy = image;
-  with_pool(copy, [&](Pool& pool) {
-    VolumeNumber number;
-    const auto volumes = pool.volumes();
-    REQUIRE(volumes);
-    for (const VolumeInfo& info : *volumes)
-      if (info.name == volume_name) number = info.number;
-    BlockReader& reader = pool.store().metadata();
-    const auto table = InodeTable::root(reader, number);
-    REQUIRE(table);
-    found.block = entry_at(reader, *table, FileBlock(inode.value / format::kInodesPerBlock))->block();
-    found.record = *InodeTable::read(reader, number, inode);
-  });
-  return found;
-}
-
-// An image with one inode's record changed and sealed.
-CheckReport with_changed_inode(InodeNumber inode, const std::function<void(format::InodeRecord&)>& change) {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", inode);
-  change(at<format::InodeBlock>(image, found.block).inodes[inode.value % format::kInodesPerBlock]);
-  seal(image, found.block);
-  return check_image(image);
-}
-
 void require_finding(const CheckReport& report, FindingKind kind, std::string_view where = {}) {
   INFO(listing(report));
   CHECK_FALSE(report.clean());
@@ -145,27 +33,32 @@ void require_finding(const CheckReport& report, FindingKind kind, std::string_vi
       report.findings, [&](const Finding& f) { return f.kind == kind && f.where.find(where) != std::string::npos; }));
 }
 
+// What the checker says when one inode of "main" was changed and sealed.
+CheckReport changed(InodeNumber inode, const std::function<void(format::InodeRecord&)>& change) {
+  return check_image(with_inode("main", inode, change));
+}
+
 }  // namespace
 
 TEST_CASE("checker: a pool with everything in it is clean", "[checker]") {
-  const CheckReport report = check_image(built_pool().image);
+  const CheckReport report = check_image(repair_image().image);
   INFO(listing(report));
   CHECK(report.finding_count == 0);
   CHECK(report.clean());
-  CHECK(report.volumes == 2);
-  CHECK(report.directories == 6);
+  CHECK(report.volumes == 3);
+  CHECK(report.directories == 8);
   CHECK(report.shared_blocks > 30);
 }
 
 TEST_CASE("checker: an open pool is clean, its allocators too", "[checker]") {
-  Image image = built_pool().image;
+  Image image = repair_image().image;
   with_pool(image, [&](Pool& pool) {
     {
       const auto volume = pool.mount("main", false);
       REQUIRE(volume);
-      make(**volume, format::kRootInode, "new", S_IFREG | 0600);
-      (*volume)->remember(built_pool().file);
-      REQUIRE((*volume)->unlink(built_pool().directory, "file"));  // an orphan that is held open
+      REQUIRE((*volume)->create(format::kRootInode, "new", NewInode{.mode = S_IFREG | 0600, .symlink_target = {}}));
+      (*volume)->remember(repair_image().file);
+      REQUIRE((*volume)->unlink(repair_image().directory, "file"));  // an orphan that is held open
       const auto report = check(pool, CheckOptions{});
       REQUIRE(report);
       INFO(listing(*report));
@@ -183,56 +76,52 @@ TEST_CASE("checker: an open pool is clean, its allocators too", "[checker]") {
 }
 
 TEST_CASE("checker: inode fields", "[checker]") {
-  const Built& built = built_pool();
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.nanoseconds[2] = 1'000'000'000; }),
+  const RepairImage& built = repair_image();
+  require_finding(changed(built.file, [](auto& inode) { inode.nanoseconds[2] = 1'000'000'000; }),
                   FindingKind::kInode, "volume main, /a/file");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.mode = 0170000; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { ++inode.block_count; }), FindingKind::kBlockCount,
+  require_finding(changed(built.file, [](auto& inode) { inode.mode = 0170000; }), FindingKind::kInode);
+  require_finding(changed(built.file, [](auto& inode) { ++inode.block_count; }), FindingKind::kBlockCount,
                   "/a/file");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.generation = 1ull << 40; }),
+  require_finding(changed(built.file, [](auto& inode) { inode.generation = 1ull << 40; }),
                   FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.data_level = 9; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.size_bytes = ~0ull; }), FindingKind::kInode);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.attribute_bytes = 5; }),
+  require_finding(changed(built.file, [](auto& inode) { inode.data_level = 9; }), FindingKind::kInode);
+  require_finding(changed(built.file, [](auto& inode) { inode.size_bytes = ~0ull; }), FindingKind::kInode);
+  require_finding(changed(built.file, [](auto& inode) { inode.attribute_bytes = 5; }),
                   FindingKind::kAttributes);
-  require_finding(with_changed_inode(built.file, [](auto& inode) { inode.flags = 2; }), FindingKind::kVolume);
-  require_finding(with_changed_inode(built.symlink, [](auto& inode) { inode.size_bytes = 1000; }), FindingKind::kInode,
+  require_finding(changed(built.file, [](auto& inode) { inode.flags = 2; }), FindingKind::kVolume);
+  require_finding(changed(built.symlink, [](auto& inode) { inode.size_bytes = 1000; }), FindingKind::kInode,
                   "/long");
-  require_finding(with_changed_inode(InodeNumber(5), [](auto& inode) { inode.uid = 1; }), FindingKind::kInode);
+  require_finding(changed(InodeNumber(5), [](auto& inode) { inode.uid = 1; }), FindingKind::kInode);
 }
 
 TEST_CASE("checker: links, parents and orphans", "[checker]") {
-  const Built& built = built_pool();
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.link_count = 2; }), FindingKind::kLinkCount,
+  const RepairImage& built = repair_image();
+  require_finding(changed(built.linked, [](auto& inode) { inode.link_count = 2; }), FindingKind::kLinkCount,
                   "/one");
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.link_count = 0; }), FindingKind::kOrphan,
+  require_finding(changed(built.linked, [](auto& inode) { inode.link_count = 0; }), FindingKind::kOrphan,
                   "/one");
-  require_finding(with_changed_inode(built.linked, [](auto& inode) { inode.parent_cookie += 64; }),
+  require_finding(changed(built.linked, [](auto& inode) { inode.parent_cookie += 64; }),
                   FindingKind::kParent);
-  require_finding(with_changed_inode(built.linked,
+  require_finding(changed(built.linked,
                                      [](auto& inode) {
                                        inode.attribute_bytes = 0;
                                        inode.attributes = {};
                                      }),
                   FindingKind::kParent, "/one");
-  require_finding(with_changed_inode(built.directory, [](auto& inode) { ++inode.link_count; }), FindingKind::kLinkCount,
+  require_finding(changed(built.directory, [](auto& inode) { ++inode.link_count; }), FindingKind::kLinkCount,
                   "/a (");
-  require_finding(with_changed_inode(built.directory, [](auto& inode) { ++inode.entry_count; }),
+  require_finding(changed(built.directory, [](auto& inode) { ++inode.entry_count; }),
                   FindingKind::kDirectory, "/a (");
-  require_finding(with_changed_inode(built.file, [](auto& inode) { std::memset(&inode, 0, sizeof inode); }),
+  require_finding(changed(built.file, [](auto& inode) { std::memset(&inode, 0, sizeof inode); }),
                   FindingKind::kDirectory, "/a (");
-  require_finding(with_changed_inode(format::kRootInode, [](auto& inode) { ++inode.link_count; }),
+  require_finding(changed(format::kRootInode, [](auto& inode) { ++inode.link_count; }),
                   FindingKind::kLinkCount, "/ (");
 }
 
 TEST_CASE("checker: directory entries", "[checker]") {
-  Image image = built_pool().image;
-  const Found directory = find_inode(image, "main", built_pool().directory);
-  BlockNumber block;
-  with_pool(image, [&](Pool& pool) {
-    block = entry_at(pool.store().metadata(), data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0))
-                ->block();
-  });
+  Image image = repair_image().image;
+  const InodeAt directory = find_inode(image, "main", repair_image().directory);
+  const BlockNumber block = leaf_of(image, data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0));
   Block& content = at<Block>(image, block);
   auto& first = *reinterpret_cast<format::DirectoryEntry*>(content.bytes);
   char* name = reinterpret_cast<char*>(&first + 1);
@@ -259,27 +148,21 @@ TEST_CASE("checker: directory entries", "[checker]") {
 }
 
 TEST_CASE("checker: circles of directories", "[checker]") {
-  // "a" is in the root and holds "b"; the parent of "a" becomes "b".
-  Image image = built_pool().image;
-  const InodeNumber a = built_pool().directory;
+  // "a" is in the root and holds "b", whose first entry comes to lead to "a".
+  Image image = repair_image().image;
+  const InodeNumber a = repair_image().directory;
   InodeNumber b;
   with_pool(image, [&](Pool& pool) {
     const auto volume = pool.mount("main", false);
     REQUIRE(volume);
     b = (*volume)->find("/a/b")->inode;
-    make(**volume, b, "inner", S_IFDIR | 0755);
   });
-  const Found in_a = find_inode(image, "main", a);
-  BlockNumber b_block;
-  const Found in_b = find_inode(image, "main", b);
-  with_pool(image, [&](Pool& pool) {
-    b_block =
-        entry_at(pool.store().metadata(), data_fork(in_b.record, format::LeafKind::kDirectory), FileBlock(0))->block();
-  });
-  // The entry of "inner" leads to "a" instead, and "a" calls it its parent.
+  const InodeAt in_a = find_inode(image, "main", a);
+  const InodeAt in_b = find_inode(image, "main", b);
+  const BlockNumber b_block = leaf_of(image, data_fork(in_b.record, format::LeafKind::kDirectory), FileBlock(0));
   reinterpret_cast<format::DirectoryEntry*>(at<Block>(image, b_block).bytes)->inode = a.value;
   seal(image, b_block);
-  auto& record = at<format::InodeBlock>(image, in_a.block).inodes[a.value % format::kInodesPerBlock];
+  auto& record = inode_in(image, in_a, a);
   record.parent = b.value;
   record.parent_cookie = 0;
   seal(image, in_a.block);
@@ -290,8 +173,8 @@ TEST_CASE("checker: circles of directories", "[checker]") {
 }
 
 TEST_CASE("checker: maps", "[checker]") {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", built_pool().file);
+  Image image = repair_image().image;
+  const InodeAt found = find_inode(image, "main", repair_image().file);
   const BlockNumber node = MapEntry{found.record.data[0]}.block();
   auto& entries = at<format::MapNode>(image, node);
   FindingKind expected{};
@@ -300,7 +183,7 @@ TEST_CASE("checker: maps", "[checker]") {
     expected = FindingKind::kOutOfRange;
   }
   SECTION("data beyond the pool") {
-    entries[0] = MapEntry::leaf(BlockNumber(kPoolBytes / kBlockBytes), false).raw;
+    entries[0] = MapEntry::leaf(BlockNumber(image.size() / kBlockBytes), false).raw;
     expected = FindingKind::kOutOfRange;
   }
   SECTION("data in the journal") {
@@ -332,9 +215,9 @@ TEST_CASE("checker: maps", "[checker]") {
 }
 
 TEST_CASE("checker: references to the wrong block", "[checker]") {
-  const Built& built = built_pool();
+  const RepairImage& built = repair_image();
   const auto redirect = [&](BlockNumber to) {
-    return with_changed_inode(built.file, [&](auto& inode) { inode.data[0] = MapEntry::node(to).raw; });
+    return changed(built.file, [&](auto& inode) { inode.data[0] = MapEntry::node(to).raw; });
   };
   require_finding(redirect(format::kRootsBlock), FindingKind::kType, "/a/file");
   require_finding(redirect(format::kFirstChunk + 255), FindingKind::kUnused, "/a/file");
@@ -344,14 +227,8 @@ TEST_CASE("checker: references to the wrong block", "[checker]") {
 }
 
 TEST_CASE("checker: a full hint above a free inode", "[checker]") {
-  Image image = built_pool().image;
-  BlockNumber holder;
-  with_pool(image, [&](Pool& pool) {
-    const VolumeNumber number = pool.volumes()->front().number;
-    const auto table = InodeTable::root(pool.store().metadata(), number);
-    REQUIRE(table);
-    holder = MapEntry{table->slots[0]}.block();
-  });
+  Image image = repair_image().image;
+  const BlockNumber holder = table_node("main");
   at<format::MapNode>(image, holder)[0] |= format::kEntryFull;
   seal(image, holder);
   const CheckReport report = check_image(image);
@@ -361,25 +238,25 @@ TEST_CASE("checker: a full hint above a free inode", "[checker]") {
 }
 
 TEST_CASE("checker: a lost inode block", "[checker]") {
-  Image image = built_pool().image;
-  const Found found = find_inode(image, "main", built_pool().file);
+  Image image = repair_image().image;
+  const InodeAt found = find_inode(image, "main", repair_image().file);
   for (const BlockNumber copy : {found.block, Metadata::mirror_of(found.block)})
     image[byte_offset(copy) + 7] ^= std::byte{1};
   require_finding(check_image(image), FindingKind::kChecksum);
 }
 
 TEST_CASE("checker: poisoned data", "[checker]") {
-  const Built& built = built_pool();
-  const Found found = find_inode(built.image, "before", built.file);
+  const RepairImage& built = repair_image();
+  const InodeAt found = find_inode(built.image, "before", built.file);
   const BlockNumber node = MapEntry{found.record.data[0]}.block();
   Image image = built.image;
   const BlockNumber bad = MapEntry{at<format::MapNode>(image, node)[4]}.block();
   SECTION("known to the device only") {
     const CheckReport report = check_image(image, [&](DramMedium& medium) { medium.inject(bad); });
     require_finding(report, FindingKind::kPoisoned, "volume main, /a/file");
-    require_finding(report, FindingKind::kPoisoned, "volume before, /a/file");
-    require_finding(report, FindingKind::kPoisoned, "volume before, /clone");
-    CHECK(report.finding_count == 3);
+    for (const char* where : {"volume main, /clone", "volume before, /a/file", "volume before, /clone"})
+      require_finding(report, FindingKind::kPoisoned, where);
+    CHECK(report.finding_count == 4);
   }
   SECTION("in the ledger") {
     with_pool(image, [&](Pool& pool) {
@@ -391,7 +268,7 @@ TEST_CASE("checker: poisoned data", "[checker]") {
     const CheckReport report = check_image(image);
     INFO(listing(report));
     CHECK(report.clean());
-    CHECK(count_of(report, FindingKind::kPoisoned) == 3);
+    CHECK(count_of(report, FindingKind::kPoisoned) == 4);
     CHECK(report.ledger_blocks == 1);
     CHECK(std::ranges::any_of(report.findings, [](const Finding& f) {
       return f.where.find("/a/file") != std::string::npos && f.where.ends_with("offset 16384");
@@ -403,7 +280,7 @@ TEST_CASE("checker: random damage is survived", "[checker]") {
   const std::uint64_t seed = test::random_seed();
   INFO(test::describe_seed(seed));
   std::mt19937_64 random(seed);
-  const Image& good = built_pool().image;
+  const Image& good = repair_image().image;
   std::vector<BlockNumber> used;
   const auto& header = *reinterpret_cast<const format::ChunkHeader*>(good.data() + byte_offset(format::kFirstChunk));
   for (std::uint64_t i = 0; i < format::kChunkPayload; ++i)
@@ -424,15 +301,9 @@ TEST_CASE("checker: random damage is survived", "[checker]") {
 
 TEST_CASE("checker: maps that lead everywhere twice take no longer", "[checker]") {
   // Every entry of an inode table's node leads to the same inode block: 512 times the inodes, and so on for each level.
-  Image image = built_pool().image;
-  BlockNumber node, data_node;
-  with_pool(image, [&](Pool& pool) {
-    const auto table = InodeTable::root(pool.store().metadata(), pool.volumes()->front().number);
-    REQUIRE(table);
-    node = MapEntry{table->slots[0]}.block();
-  });
-  const Found file = find_inode(image, "main", built_pool().file);
-  data_node = MapEntry{file.record.data[0]}.block();
+  Image image = repair_image().image;
+  const InodeAt file = find_inode(image, "main", repair_image().file);
+  const BlockNumber node = table_node("main"), data_node = MapEntry{file.record.data[0]}.block();
   auto& table = at<format::MapNode>(image, node);
   auto& data = at<format::MapNode>(image, data_node);
   table.fill(table[1] & ~format::kEntryFull);
@@ -444,7 +315,7 @@ TEST_CASE("checker: maps that lead everywhere twice take no longer", "[checker]"
 }
 
 TEST_CASE("checker: sees the pool as the next open would", "[checker]") {
-  const Image& before = built_pool().image;
+  const Image& before = repair_image().image;
   auto medium = DramMedium::from_image(before);
   REQUIRE(medium);
   DramMedium* raw = medium->get();
@@ -454,7 +325,7 @@ TEST_CASE("checker: sees the pool as the next open would", "[checker]") {
     REQUIRE(pool);
     const auto volume = (*pool)->mount("main", false);
     REQUIRE(volume);
-    make(**volume, format::kRootInode, "last", S_IFREG | 0600);
+    REQUIRE((*volume)->create(format::kRootInode, "last", NewInode{.mode = S_IFREG | 0600, .symlink_target = {}}));
     after = raw->snapshot();
   }
   CHECK_FALSE(check_image(after).journal_replayed);

@@ -20,26 +20,6 @@ namespace {
 
 const Image& good() { return repair_image().image; }
 
-VolumeNumber number_of(Pool& pool, std::string_view name) {
-  const auto volumes = pool.volumes();
-  REQUIRE(volumes);
-  for (const VolumeInfo& info : *volumes)
-    if (info.name == name) return info.number;
-  return {};
-}
-
-// The map node under the first slot of a volume's inode table.
-BlockNumber table_node(std::string_view volume) {
-  Image image = good();
-  BlockNumber node;
-  with_pool(image, [&](Pool& pool) {
-    const auto table = InodeTable::root(pool.store().metadata(), number_of(pool, volume));
-    REQUIRE(table);
-    node = MapEntry{table->slots[0]}.block();
-  });
-  return node;
-}
-
 // Descriptors and header of a block's chunk, after a change of it.
 void seal_header(Image& image, BlockNumber base) {
   auto& header = at<format::ChunkHeader>(image, base);
@@ -129,13 +109,8 @@ TEST_CASE("repair: a lost root directory", "[repair]") {
 TEST_CASE("repair: a lost volume table", "[repair]") {
   Image image = good();
   // The root directory of volume 0 has the names of volumes.
-  BlockNumber block;
-  with_pool(image, [&](Pool& pool) {
-    const auto root = InodeTable::read(pool.store().metadata(), kVolumeZero, format::kRootInode);
-    REQUIRE(root);
-    block = entry_at(pool.store().metadata(), data_fork(*root, format::LeafKind::kDirectory), FileBlock(0))->block();
-  });
-  image = good();
+  const InodeAt root = find_inode(good(), "", format::kRootInode);
+  const BlockNumber block = leaf_of(good(), data_fork(root.record, format::LeafKind::kDirectory), FileBlock(0));
   lose(image, block);
   const Image repaired = require_repair(image, FindingKind::kChecksum, {"main", "before", "other", "recovered-"});
   const Contents after = contents_of(repaired);
@@ -424,6 +399,45 @@ TEST_CASE("repair: blocks used twice in a volume", "[repair]") {
   }
 }
 
+TEST_CASE("repair: blocks of the volume table used elsewhere", "[repair]") {
+  // Volume 0 is changed without a look at who else uses it, so it keeps what it shares and the other place loses it.
+  const RepairImage& built = repair_image();
+  const InodeAt names = find_inode(good(), "", format::kRootInode);
+  const BlockNumber names_block = leaf_of(good(), data_fork(names.record, format::LeafKind::kDirectory), FileBlock(0));
+  const BlockNumber graveyard = blocks_of_type(good(), BlockType::kGraveyard).front();
+  Image image = good();
+  Allowed allowed;
+  SECTION("the names of the volumes, by a directory") {
+    image = with_inode("main", built.directory, [&](auto& inode) {
+      inode.data = names.record.data;
+      inode.data_level = names.record.data_level;
+    });
+    allowed = {"main:"};
+  }
+  SECTION("the names of the volumes, by what is buried") {
+    at<format::MapNode>(image, graveyard)[0] = MapEntry::leaf(names_block, false).with_level(0).raw;
+    seal(image, graveyard);
+  }
+  SECTION("inodes of the volumes, by what is buried") {
+    at<format::MapNode>(image, graveyard)[0] = MapEntry::leaf(names.block, false).with_level(0).raw;
+    seal(image, graveyard);
+  }
+  SECTION("inodes of the volumes, in the same place of a volume") {
+    const BlockNumber node = table_node("other");
+    at<format::MapNode>(image, node)[0] = MapEntry::leaf(names.block, false).raw;
+    seal(image, node);
+    allowed = {"other:"};
+  }
+  SECTION("the list of what is buried, by itself") {
+    const InodeAt list = find_inode(good(), "", format::kGraveyardInode);
+    auto& inode = inode_in(image, list, format::kGraveyardInode);
+    REQUIRE(inode.data_level == 1);
+    inode.data[1] = inode.data[0];
+    seal(image, list.block);
+  }
+  require_repair(image, FindingKind::kMapShape, allowed);
+}
+
 TEST_CASE("repair: a full hint above a free inode", "[repair]") {
   Image image = good();
   const BlockNumber node = table_node("main");
@@ -491,15 +505,9 @@ TEST_CASE("repair: circles of directories", "[repair]") {
 
 TEST_CASE("repair: the volume table", "[repair]") {
   Image image = good();
-  VolumeNumber main;
-  BlockNumber block;
-  with_pool(image, [&](Pool& pool) {
-    main = number_of(pool, "main");
-    const auto table = InodeTable::root(pool.store().metadata(), kVolumeZero);
-    block = entry_at(pool.store().metadata(), *table, FileBlock(main.value / format::kInodesPerBlock))->block();
-  });
-  image = good();
-  auto& record = at<format::InodeBlock>(image, block).inodes[main.value % format::kInodesPerBlock];
+  const VolumeNumber main = number_of(image, "main");
+  const InodeAt where = find_inode(image, "", main);
+  auto& record = inode_in(image, where, main);
   FindingKind kind = FindingKind::kVolume;
   SECTION("no volume's flag") { record.flags = 0; }
   SECTION("read-only without being a volume") {
@@ -510,7 +518,7 @@ TEST_CASE("repair: the volume table", "[repair]") {
     record.parent_cookie = 77;
     kind = FindingKind::kParent;
   }
-  seal(image, block);
+  seal(image, where.block);
   require_repair(image, kind, kind == FindingKind::kVolume && record.flags == 4 ? Allowed{"main"} : Allowed{});
 }
 

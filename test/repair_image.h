@@ -35,15 +35,18 @@ Contents contents_of(const Image& image);
 // Lines that differ, for people.
 std::string difference(const Contents& before, const Contents& after);
 
-// The block of a volume's inode table that holds an inode, and the record in it.
+// The block of a volume's inode table that holds an inode, and the record in it. Without a name: volume 0.
 struct InodeAt {
   BlockNumber block;
   format::InodeRecord record;
 };
+VolumeNumber number_of(const Image& image, std::string_view volume);
 InodeAt find_inode(const Image& image, std::string_view volume, InodeNumber inode);
 format::InodeRecord& inode_in(Image& image, const InodeAt& at, InodeNumber inode);
 // The block that a file block of an inode's data or attribute fork leads to.
 BlockNumber leaf_of(const Image& image, const Fork& fork, FileBlock block);
+// The map node under the first slot of a volume's inode table, in repair_image().
+BlockNumber table_node(std::string_view volume);
 std::vector<BlockNumber> blocks_of_type(const Image& image, format::BlockType type);
 
 // Makes both copies of a block unreadable by their checksum.

@@ -208,10 +208,12 @@ TEST_CASE("repair: random damage", "[repair]") {
     CAPTURE(round);
     const Repaired repaired = repair_of(image);
     if (!repaired.report) {
-      // Only without the roots of everything.
-      INFO(describe(repaired.report.error()));
-      CHECK(repaired.report.error().code == ErrorCode::kDamaged);
-      CHECK(repaired.report.error().message.find("backup") != std::string::npos);
+      const Error& error = repaired.report.error();
+      INFO(describe(error));
+      // Without the roots of everything; or a directory came out twice, and the pool is too small for a second name of
+      // each file.
+      const bool lost = error.code == ErrorCode::kDamaged && error.message.find("backup") != std::string::npos;
+      CHECK((lost || error.code == ErrorCode::kNoSpace));
       continue;
     }
     if (!repaired.report->clean()) FAIL_CHECK(listing(*repaired.report));

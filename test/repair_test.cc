@@ -73,6 +73,15 @@ TEST_CASE("repair: both superblocks lost", "[repair]") {
     CHECK(at<format::Superblock>(repaired.image, BlockNumber(0)).uuid == uuid);
     CHECK(difference(good_contents(), contents_of(repaired.image)) == "");
   }
+  SECTION("to another filesystem") {
+    std::memset(image.data(), 0, kBlockBytes);
+    std::memset(image.data() + byte_offset(last), 0, kBlockBytes);
+    std::memcpy(image.data() + 1080, "\x53\xef", 2);
+    const Repaired repaired = repair_of(image);
+    REQUIRE_FALSE(repaired.report);
+    CHECK(repaired.report.error().code == ErrorCode::kNotAPool);
+    CHECK(repaired.image == image);
+  }
   SECTION("in what is no pool") {
     std::memset(image.data(), 0, image.size());
     const Repaired repaired = repair_of(image);

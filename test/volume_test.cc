@@ -112,15 +112,47 @@ TEST_CASE("a clone at another alignment into a file that shares its nodes change
   bench.check_clean();
 }
 
-TEST_CASE("bytes behind the end of a file are zero after it grows again") {
+TEST_CASE("bytes behind the end of a file are zero after it grows again, however it grows and whoever else has the block") {
+  const auto way = GENERATE(0, 1, 2, 3, 4, 5);
+  const bool shared = GENERATE(false, true);
+  CAPTURE(way, shared);
   Bench bench;
-  const InodeNumber a = bench.file("a");
+  const InodeNumber a = bench.file("a"), other = bench.file("other"), source = bench.file("source");
   REQUIRE(bench.write(a, 0, std::string(10000, 'x')).has_value());
+  REQUIRE(bench.write(source, 0, std::string(8192, 's')).has_value());
+  if (shared) bench.clone(a, 0, other, 0, 10000);
   REQUIRE(bench.truncate(a, 5000).has_value());
-  REQUIRE(bench.truncate(a, 9000).has_value());
-  CHECK(bench.read(a, 0, 10000) == std::string(5000, 'x') + std::string(4000, '\0'));
-  REQUIRE(bench.write(a, 9500, "end").has_value());
-  CHECK(bench.read(a, 9000, 10000) == std::string(500, '\0') + "end");
+  const std::string kept(5000, 'x');
+  const auto zeros = [](std::uint64_t count) { return std::string(count, '\0'); };
+  std::string expected;
+  switch (way) {
+    case 0:
+      REQUIRE(bench.truncate(a, 9000).has_value());
+      expected = kept + zeros(4000);
+      break;
+    case 1:
+      REQUIRE(bench.write(a, 6000, "end").has_value());
+      expected = kept + zeros(1000) + "end";
+      break;
+    case 2:
+      REQUIRE(bench.write(a, 9500, "end").has_value());
+      expected = kept + zeros(4500) + "end";
+      break;
+    case 3:
+      REQUIRE(bench.volume->allocate(a, AllocateMode::kAllocate, 8192, 4096).has_value());
+      expected = kept + zeros(12288 - 5000);
+      break;
+    case 4:
+      REQUIRE(bench.volume->allocate(a, AllocateMode::kZero, 6000, 4000).has_value());
+      expected = kept + zeros(5000);
+      break;
+    case 5:
+      bench.clone(source, 0, a, 8192, 4096);
+      expected = kept + zeros(8192 - 5000) + std::string(4096, 's');
+      break;
+  }
+  CHECK(bench.read(a, 0, 20000) == expected);
+  if (shared) CHECK(bench.read(other, 0, 20000) == std::string(10000, 'x'));
   bench.check_clean();
 }
 
@@ -172,6 +204,21 @@ TEST_CASE("a full pool says so, loses nothing, and deleting works") {
   for (unsigned i = 0; i < files; ++i) REQUIRE(bench.volume->unlink(format::kRootInode, "f" + std::to_string(i)).has_value());
   bench.pool->settle();
   REQUIRE(bench.write(bench.file("again"), 0, std::string(kMiB, 'a')).has_value());
+  bench.check_clean();
+}
+
+TEST_CASE("what needs no room works in a full pool: appends to a last block, and truncation inside of one") {
+  Bench bench(16 * kMiB);
+  const InodeNumber log = bench.file("log"), big = bench.file("big");
+  REQUIRE(bench.write(log, 0, std::string(100, 'l')).has_value());
+  Result<> last{};
+  std::uint64_t size = 0;
+  for (; last; size += last ? 4096 : 0) last = bench.write(big, size, std::string(4096, 'b'));
+  CHECK(last.error().code == ErrorCode::kNoSpace);
+  for (std::uint64_t at = 100; at < 4000; at += 100) REQUIRE(bench.write(log, at, std::string(100, 'm')).has_value());
+  CHECK(bench.read(log, 0, 5000) == std::string(100, 'l') + std::string(3900, 'm'));
+  REQUIRE(bench.truncate(big, size - 5000).has_value());
+  CHECK(bench.read(big, size - 6000, 6000) == std::string(1000, 'b'));
   bench.check_clean();
 }
 

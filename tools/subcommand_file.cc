@@ -74,6 +74,9 @@ Result<> clone_open(const OpenFile& from, const OpenFile& to, json request) {
   if (!reply && reply.error().code == ErrorCode::kInvalid && one_file)
     return fail(ErrorCode::kInvalid, "the ranges overlap");
   TRY(std::move(reply));
+  // The kernel goes by the size that it knows, also for appends and faults of mappings, until somebody asks for another.
+  struct stat status {};
+  if (::fstat(to.descriptor.get(), &status) != 0) return std::unexpected(Error::from_errno(errno, "looking at the size"));
   return {};
 }
 

@@ -1,14 +1,17 @@
 #include "test/explore/explorer.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <optional>
 
-#include "engine/checker.h"
+#include "engine/check_context.h"
 #include "engine/format.h"
 #include "engine/repair.h"
 #include "engine/store.h"
+#include "test/explore/inspect.h"
 
 namespace daxcow::test {
 namespace {
@@ -21,7 +24,9 @@ void forget_lost(DumpedInode& inode, const std::set<std::uint64_t>& lost) {
   for (const std::uint64_t block : lost) inode.blocks.erase(block);
 }
 
-const DumpedInode* inode_in(const Dump& dump, const std::string& volume, const std::string& path) {
+template <class AnyDump>  // const or not
+auto inode_in(AnyDump& dump, const std::string& volume, const std::string& path)
+    -> decltype(&dump.volumes.begin()->second.names.begin()->second) {
   const auto v = dump.volumes.find(volume);
   if (v == dump.volumes.end()) return nullptr;
   const auto i = v->second.names.find(path);
@@ -31,7 +36,7 @@ const DumpedInode* inode_in(const Dump& dump, const std::string& volume, const s
 void add_losses(Dump& to, const Dump& from) {
   for (const auto& [volume, content] : from.volumes)
     for (const auto& [path, inode] : content.names)
-      if (auto* other = const_cast<DumpedInode*>(inode_in(to, volume, path))) other->lost.insert(inode.lost.begin(), inode.lost.end());
+      if (DumpedInode* other = inode_in(to, volume, path)) other->lost.insert(inode.lost.begin(), inode.lost.end());
 }
 
 // Every byte is that of one or the other. Blocks that are lost were left out on all sides.
@@ -63,7 +68,7 @@ struct Position {
 // One block of every class that the pool has.
 std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& random) {
   std::vector<Position> positions;
-  const auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+  const auto pool = open_pool(recording);
   if (!pool) return positions;
   Store& store = (*pool)->store();
   const auto add = [&](BlockNumber block, const std::string& what) { positions.push_back({block, what, {}}); };
@@ -75,11 +80,10 @@ std::vector<Position> poison_positions(Recording& recording, std::mt19937_64& ra
   add(format::kFirstChunk + format::kMirrorBlocks, "chunk header's mirror");
   positions.push_back({format::kFirstChunk, "both copies of chunk header", format::kFirstChunk + format::kMirrorBlocks});
   std::map<std::string, std::vector<BlockNumber>> by_type;
-  static const char* const kTypes[] = {"free", "roots", "map node", "inodes", "directory", "attributes", "symlink", "orphans", "graveyard", "reverse leaf"};
   for (const BlockNumber base : store.metadata().chunks())
     for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
       const auto descriptor = store.metadata().descriptor(base + i);
-      std::string name = kTypes[static_cast<unsigned>(descriptor.type)];
+      std::string name = checker::name_of(descriptor.type);
       if (descriptor.type == format::BlockType::kMapNode) name += " of level " + std::to_string(descriptor.level) + ", kind " + std::to_string(static_cast<unsigned>(descriptor.leaf_kind));
       by_type[name].push_back(base + i);
     }
@@ -142,7 +146,7 @@ std::vector<std::byte>& Explorer::load(const Setup& setup) {
 Result<Dump> Explorer::dump_as_opened(Recording& recording) {
   recording.arm();
   Result<Dump> found = [&]() -> Result<Dump> {
-    auto pool = TRY(Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}}));
+    auto pool = TRY(open_pool(recording));
     auto result = dump(*pool, {}, {.tolerate_losses = true});
     recording.cut_power();
     return result;
@@ -214,34 +218,25 @@ std::string Explorer::judge(const Dump& found, const Expected& expected) const {
 std::string Explorer::compare(Dump found, Dump side, const Expected& expected) const {
   for (auto& [volume, content] : found.volumes)
     for (auto& [path, inode] : content.names) {
-      auto* other = const_cast<DumpedInode*>(inode_in(side, volume, path));
+      DumpedInode* other = inode_in(side, volume, path);
       auto lost = inode.lost;
       if (other != nullptr) lost.insert(other->lost.begin(), other->lost.end());
       forget_lost(inode, lost);
       if (other != nullptr) forget_lost(*other, lost);
     }
-  if (expected.times_are_lazy)
-    for (auto& [volume, content] : side.volumes)
-      for (auto& [path, other] : content.names) {
-        const DumpedInode *a = inode_in(expected.before, volume, path), *b = inode_in(expected.after, volume, path);
-        const DumpedInode* inode = inode_in(found, volume, path);
-        if (a == nullptr || b == nullptr || inode == nullptr) continue;
-        for (std::size_t t = 0; t < 3; ++t)
-          if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t]) other.times[t] = inode->times[t];
-      }
-  if (expected.atomicity == Atomicity::kWhole) return difference(side, found).value_or("");
   const bool in_steps = expected.atomicity == Atomicity::kSteps;
   for (auto& [volume, content] : side.volumes)
     for (auto& [path, other] : content.names) {
       const DumpedInode *a = inode_in(expected.before, volume, path), *b = inode_in(expected.after, volume, path);
       const DumpedInode* inode = inode_in(found, volume, path);
-      if (a == nullptr || b == nullptr || inode == nullptr || !is_mixed(*inode, *a, *b)) continue;
-      if (!may_change(expected, volume, other.number)) continue;
-      other.blocks = inode->blocks;
+      if (a == nullptr || b == nullptr || inode == nullptr) continue;
+      const bool partly = expected.atomicity != Atomicity::kWhole && is_mixed(*inode, *a, *b) && may_change(expected, volume, other.number);
       for (std::size_t t = 0; t < 3; ++t)
-        if (inode->times[t] == a->times[t] || inode->times[t] == b->times[t] ||
-            (in_steps && inode->times[t] > a->times[t] && inode->times[t] < b->times[t]))
+        if ((expected.times_are_lazy && (inode->times[t] == a->times[t] || inode->times[t] == b->times[t])) ||
+            (partly && in_steps && inode->times[t] > a->times[t] && inode->times[t] < b->times[t]))
           other.times[t] = inode->times[t];
+      if (!partly) continue;
+      other.blocks = inode->blocks;
       if (!in_steps) continue;
       const auto between = [](std::uint64_t x, std::uint64_t y, std::uint64_t z) { return x >= std::min(y, z) && x <= std::max(y, z); };
       if (between(inode->size_bytes, a->size_bytes, b->size_bytes)) other.size_bytes = inode->size_bytes;
@@ -289,7 +284,7 @@ std::string Explorer::check_bystanders(const Expected& expected) const {
 // What lies behind the end of a file must not come to light when the file grows.
 std::string grow_to_block(Volume& volume, const std::string& path) {
   const auto file = volume.find(path);
-  if (!file || (file->mode & 0170000) != 0100000 || file->size_bytes % kBlockBytes == 0) return "";
+  if (!file || !S_ISREG(file->mode) || file->size_bytes % kBlockBytes == 0) return "";
   AttributeChange change;
   change.size_bytes = file->size_bytes + kBlockBytes - file->size_bytes % kBlockBytes;
   if (!volume.set_attributes(file->inode, change)) return "";  // no space for metadata
@@ -311,7 +306,7 @@ std::string Explorer::use(Pool& pool) {
     for (const char* path : {"/small", "/big", "/clone", "/border", "/empty", "/o"})
       if (std::string found = grow_to_block(**volume, path); !found.empty()) return found;
     const std::string data(9'000, 'u');
-    const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = 0100644, .symlink_target = {}});
+    const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = S_IFREG | 0644, .symlink_target = {}});
     if (!made) {
       if (tolerated(made.error())) continue;
       return "create: " + describe(made.error());
@@ -320,37 +315,24 @@ std::string Explorer::use(Pool& pool) {
       return "write: " + describe(done.error());
     for (const char* path : {"/small", "/big", "/clone"}) {
       const auto file = (*volume)->find(path);
-      if (!file || (file->mode & 0170000) != 0100000) continue;
+      if (!file || !S_ISREG(file->mode)) continue;
       if (auto done = (*volume)->write(file->inode, 3'000, std::as_bytes(std::span(data))); !done && !tolerated(done.error()))
         return std::string("write to ") + path + ": " + describe(done.error());
     }
     if (auto done = (*volume)->unlink(format::kRootInode, "used-after-the-crash"); !done) return "unlink: " + describe(done.error());
   }
   pool.settle();
-  const auto report = check(pool, {.progress = {}});
-  if (!report) return "check: " + describe(report.error());
-  for (const Finding& finding : report->findings)
-    if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
-      return std::string("check after use: ") + name_of(finding.kind) + ": " + finding.where + ": " + finding.what;
-  return "";
+  return check_clean(pool, "after use");
 }
 
 std::string Explorer::look(Recording& recording, const Expected& expected, bool use_it, Log* recovery) {
   recording.arm();
   const BadRanges bad = recording.listed();
   const auto verdict = [&]() -> std::string {
-    auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+    auto pool = open_pool(recording);
     if (!pool) return "does not open: " + describe(pool.error());
     if (!bad.empty()) (*pool)->settle();
-    const auto report = check(**pool, {.progress = {}});
-    std::string found;
-    if (!report) {
-      found = "check: " + describe(report.error());
-    } else {
-      for (const Finding& finding : report->findings)
-        if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned && found.empty())
-          found = std::string("check: ") + name_of(finding.kind) + ": block " + std::to_string(finding.block.value) + ": " + finding.where + ": " + finding.what;
-    }
+    std::string found = check_clean(**pool, "after the crash");
     if (found.empty()) {
       const auto now = dump(**pool, {}, {.tolerate_losses = !bad.empty()});
       found = now ? judge(*now, expected) : "dump: " + describe(now.error());
@@ -438,12 +420,10 @@ std::string Explorer::look_repaired(Recording& recording, const Expected& expect
     for (int round = 0; round < 2; ++round) {
       const auto report = repair(std::make_unique<RecordingMedium>(recording), {.mode = RepairMode::kAll, .progress = {}});
       if (!report) return "cannot be repaired: " + describe(report.error());
-      for (const Finding& finding : report->after.findings)
-        if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
-          return std::string("not repaired: ") + name_of(finding.kind) + ": block " + std::to_string(finding.block.value) + ": " + finding.where + ": " + finding.what;
+      if (const std::string left = first_inconsistency(report->after); !left.empty()) return "not repaired: " + left;
       if (round == 1 && report->action_count != 0) return "the second repair finds something to do: " + report->actions.front().what;
     }
-    auto pool = Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}});
+    auto pool = open_pool(recording);
     if (!pool) return "does not open after repair: " + describe(pool.error());
     (*pool)->settle();
     const auto now = dump(**pool, {}, {.tolerate_losses = true});

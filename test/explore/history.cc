@@ -1,5 +1,7 @@
 #include "test/explore/history.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 #include <unordered_set>
@@ -78,7 +80,7 @@ std::string Call::text() const {
 ModelVolume model_of(const DumpedVolume& volume) {
   ModelVolume model;
   for (const auto& [path, inode] : volume.names) {
-    if ((inode.mode & 0170000) != 0100000) continue;
+    if (!S_ISREG(inode.mode)) continue;
     model.names[path.substr(1)] = inode.generation;
     model.by_number[inode.number] = inode.generation;
     ModelFile& file = model.files[inode.generation];

@@ -5,19 +5,13 @@
 #include <thread>
 
 #include "engine/check.h"
-#include "engine/checker.h"
 #include "test/explore/crash_states.h"
+#include "test/explore/inspect.h"
 
 namespace daxcow::test {
 namespace {
 
 constexpr std::size_t kKeptFailures = 20;
-
-Result<std::unique_ptr<Pool>> open_pool(Recording& recording, bool small_cache = false) {
-  PoolOptions options{.background = false, .log = {}};
-  if (small_cache) options.cache_bytes = options.directory_bytes = 0;
-  return Pool::open(std::make_unique<RecordingMedium>(recording), options);
-}
 
 Observation observe(const Dump& dump) {
   Observation seen;
@@ -25,16 +19,6 @@ Observation observe(const Dump& dump) {
   return seen;
 }
 
-std::string check_clean(Pool& pool, const char* when) {
-  const auto report = check(pool, {.progress = {}});
-  if (!report) return std::string(when) + ": check: " + describe(report.error());
-  for (const Finding& finding : report->findings)
-    if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
-      return std::string(when) + ": check: " + name_of(finding.kind) + ": block " + std::to_string(finding.block.value) + ": " + finding.where + ": " + finding.what;
-  return "";
-}
-
-// Only who owns a bad block may have lost something.
 std::string check_times(const Dump& dump) {
   for (const auto& [name, volume] : dump.volumes)
     for (const auto& [path, inode] : volume.names)
@@ -42,6 +26,7 @@ std::string check_times(const Dump& dump) {
   return "";
 }
 
+// Only who owns a bad block may have lost something.
 std::string check_losses(const Dump& dump, Stage& stage) {
   for (const auto& [name, volume] : stage.volumes) {
     const auto dumped = dump.volumes.find(name);
@@ -230,10 +215,7 @@ std::string Interleaving::crash(const Plan& plan, Recording& recording, const Lo
               std::to_string(point.lines) + " lines under way, " + point.choice + ": " + wrong;
     return wrong.empty();
   });
-  // Stopped in the middle, memory is in between: made whole as the log says.
-  for (auto event = log.events.rbegin(); event != log.events.rend(); ++event)
-    if (event->kind == Log::Event::Kind::kStore || event->kind == Log::Event::Kind::kMadeGood)
-      std::copy(log.lines[event->data].begin(), log.lines[event->data].end(), recording.memory().begin() + static_cast<std::ptrdiff_t>(event->line * kLineBytes));
+  log.undo(recording.memory());  // stopped early, memory is in between
   recording.set_listed({});
   return wrong;
 }

@@ -107,7 +107,8 @@ Result<> World::remove_directory(std::string_view path) {
 Result<> World::rename(std::string_view from, std::string_view to, RenameMode mode) {
   const Place a = TRY(place(from));
   const Place b = TRY(place(to));
-  return a.volume->rename(a.directory, a.name, b.directory, b.name, mode);
+  TRY(a.volume->rename(a.directory, a.name, b.directory, b.name, mode));
+  return {};
 }
 
 Result<> World::link(std::string_view from, std::string_view to) {

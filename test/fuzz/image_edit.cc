@@ -240,14 +240,13 @@ class Editor {
 
   void seal_journal() {
     const auto& superblock = image_.look(format::kSuperblockPrimary).as<format::Superblock>();
-    const std::uint64_t seed = crc64(0, std::as_bytes(std::span(superblock.uuid)));
+    const std::uint64_t seed = journal_seed(superblock);
     for (const BlockNumber copy : {format::kJournalChunk, Metadata::mirror_of(format::kJournalChunk)}) {
       auto* const area = image_.edit(copy).bytes;
       format::JournalHeader header;
       std::memcpy(&header, area, sizeof header);
       const std::uint64_t payload = std::min(header.payload_bytes, format::kJournalPayloadBytes);
-      const auto fields = std::as_bytes(std::span(&header, 1)).subspan(offsetof(format::JournalHeader, sequence), 24);
-      header.check = crc64(crc64(seed, fields), image_.bytes().subspan(byte_offset(copy) + sizeof header, payload));
+      header.check = journal_crc(seed, header, image_.bytes().subspan(byte_offset(copy) + sizeof header, payload));
       std::memcpy(area, &header, sizeof header);
     }
   }

@@ -68,7 +68,7 @@ class Writer {
     for (std::uint64_t version = 1 + progress_.completed + progress_.refused;; ++version) {
       if (step(version)) continue;
       const int error = errno;
-      if (error == ENOTCONN || error == ECONNABORTED || error == EIO || error == ENODEV) return 0;
+      if (is_end_of_daemon(error)) return 0;
       // A write that was cut short, or a path that is gone since the mount was detached: the open directory knows.
       if (!sync_directory() && errno != ENOSPC) return 0;
       if (options_.full && error == ENOSPC) {

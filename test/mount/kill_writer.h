@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <string>
 
@@ -45,6 +46,11 @@ struct WriterOptions {
   std::uint64_t seed = 0;
   bool full = false;  // the pool is: operations may fail with ENOSPC, and must then have done nothing
 };
+
+// What calls fail with once the daemon is gone.
+constexpr bool is_end_of_daemon(int error) {
+  return error == ENOTCONN || error == ECONNABORTED || error == EIO || error == ENODEV;
+}
 
 // In a process of its own. Returns when the daemon is gone: 0 if nothing else went wrong.
 int run_writer(const WriterOptions& options, Progress& progress);

@@ -1,0 +1,35 @@
+// The lines of a metadata block, as masks: what a change journals and stores is the lines that differ.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "engine/block.h"
+#include "engine/medium.h"
+#include "engine/types.h"
+
+namespace daxcow {
+
+inline std::uint64_t changed_lines(const Block& before, const Block& after) {
+  std::uint64_t mask = 0;
+  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
+    if (std::memcmp(before.bytes + line * kLineBytes, after.bytes + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
+  return mask;
+}
+
+// Stores these lines of one copy, a stretch of neighbours at a time. False if any of them failed; the others are stored.
+inline bool store_lines(Medium& medium, BlockNumber at, std::uint64_t mask, const Block& content) {
+  bool stored = true;
+  for (std::uint64_t rest = mask; rest != 0;) {
+    const auto first = static_cast<std::uint64_t>(std::countr_zero(rest));
+    const auto count = static_cast<std::uint64_t>(std::countr_one(rest >> first));
+    const std::uint64_t offset = first * kLineBytes;
+    stored &= medium.store(byte_offset(at) + offset, {content.bytes + offset, count * kLineBytes}).has_value();
+    if (first + count == kLinesPerBlock) break;
+    rest &= ~0ull << (first + count);
+  }
+  return stored;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,35 @@
+// How the explorations open the pool of a recording, and what the checker says of it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/checker.h"
+#include "engine/pool.h"
+#include "test/recording_medium.h"
+
+namespace daxcow::test {
+
+inline Result<std::unique_ptr<Pool>> open_pool(Recording& recording, bool small_cache = false) {
+  PoolOptions options{.background = false, .log = {}};
+  if (small_cache) options.cache_bytes = options.directory_bytes = 0;
+  return Pool::open(std::make_unique<RecordingMedium>(recording), options);
+}
+
+// The first inconsistency, in words; "" if there is none but bad blocks.
+inline std::string first_inconsistency(const CheckReport& report) {
+  for (const Finding& finding : report.findings)
+    if (finding.severity != Severity::kNote && finding.kind != FindingKind::kPoisoned)
+      return std::string(name_of(finding.kind)) + ": block " + std::to_string(finding.block.value) + ": " +
+             finding.where + ": " + finding.what;
+  return "";
+}
+
+// "" if the checker finds nothing.
+inline std::string check_clean(Pool& pool, const std::string& when) {
+  const auto report = check(pool, {.progress = {}});
+  const std::string found = report ? first_inconsistency(*report) : describe(report.error());
+  return found.empty() ? "" : when + ": check: " + found;
+}
+
+}  // namespace daxcow::test
