@@ -79,7 +79,7 @@ class ExercisedFile {
   std::byte* mapping();
   void compare(Range range, std::span<const std::byte> got);
   void check_blocks(const struct stat& status);
-  std::string times_without_cache() const;
+  void ask_for_times(struct stat& status) const;
 
   // Times. `before` was taken before the operation began.
   void content_changed(timespec before);
