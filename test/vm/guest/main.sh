@@ -1,0 +1,22 @@
+# Runs the scenarios that the kernel's command line names (backing=ext4 scenarios=shared,single); prints a line for each thing
+# that was looked at: "@check scenario|what|expected|seen".
+. /pool.sh
+. /scenarios.sh
+
+for word in $(cat /proc/cmdline); do
+  case $word in
+    backing=* | scenarios=*) declare "$word" ;;
+  esac
+done
+
+pool_create || { echo "@check setup|pool|made|failed"; exit 1; }
+for scenario in ${scenarios//,/ }; do
+  started=$SECONDS
+  echo "--- $scenario"
+  "scenario_$scenario"
+  scenario_end
+  echo "@time $scenario|$((SECONDS - started))"
+done
+pool_destroy
+echo "--- kernel"
+dmesg | grep -iE 'BUG|WARNING|Oops|mce|memory.failure|hardware error|daxcow|nfit' | tail -n 40

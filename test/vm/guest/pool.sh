@@ -1,0 +1,250 @@
+# A pool on persistent memory, and what scenarios do to it and look at. To be sourced; $backing is ext4, xfs or devdax.
+#
+# $pool is the file or device, /m/VOLUME where volumes are mounted, /reference/NAME what files should contain.
+
+check() { # check WHAT EXPECTED SEEN: a line of the table
+  echo "@check $scenario|$1|$2|$3"
+  [[ $2 == "$3" ]]
+}
+
+# wait_until COMMAND...: for at most 20 seconds (which are long in a guest).
+wait_until() {
+  local end=$((SECONDS + 20))
+  until "$@"; do
+    ((SECONDS < end)) || return 1
+    sleep 0.1
+  done
+}
+
+# --- the pool and its mounts ---------------------------------------------------------------------------------------------
+
+pool_create() {
+  ndctl wait-scrub >/dev/null
+  namespace=namespace0.0
+  case $backing in
+    devdax)
+      ndctl create-namespace -f -e $namespace --mode=devdax --map=mem --align=4096 >/dev/null || return
+      pool=/dev/dax0.0
+      badblocks=/sys/bus/nd/devices/region0/badblocks
+      # Where the data of the namespace begins in the region: the list is the whole region's.
+      data_address=$(cat /sys/bus/nd/devices/dax0.[01]/resource 2>/dev/null | grep -v '^0x0$' | tail -n 1)
+      mkfs.daxcow -q "$pool"
+      ;;
+    *)
+      ndctl create-namespace -f -e $namespace --mode=fsdax --map=dev >/dev/null || return
+      pool=/fs/pool
+      badblocks=/sys/block/pmem0/badblocks
+      data_address=$(cat /sys/bus/nd/devices/pfn0.[01]/resource 2>/dev/null | grep -v '^0x0$' | tail -n 1)
+      case $backing in
+        ext4) mke2fs -q -t ext4 -b 4096 /dev/pmem0 ;;
+        xfs) mkfs.xfs -q -m reflink=0 /dev/pmem0 ;;
+      esac || return
+      mkdir /fs
+      fs_mount || return
+      mkfs.daxcow -q --size 96M "$pool"
+      ;;
+  esac || return
+  mkdir -p /reference /m
+  daemon_mount main || return
+  daxcow volume create "$pool" second || return
+  local kind
+  kind=$(daxcow stat --json "$pool" | jq -r '"\(.medium.kind) \(.medium.badblocks_source | split("/") | last)"')
+  scenario=setup check medium "$([[ $backing == devdax ]] && echo devdax || echo fsdax) badblocks" "$kind"
+}
+
+fs_mount() { mount -t "$backing" -o dax=always /dev/pmem0 /fs; }
+
+pool_destroy() {
+  daemon_unmount
+  mountpoint -q /fs && umount /fs
+}
+
+daemon_mount() { # VOLUME...
+  local volume
+  for volume; do
+    mkdir -p "/m/$volume"
+    mount.daxcow "$pool" "/m/$volume" -o "volume=$volume" || return
+  done
+  daemon=$(daxcow stat --json "$pool" | jq .daemon.process)
+}
+
+daemon_unmount() {
+  local volume
+  for volume in $(ls /m); do
+    if mountpoint -q "/m/$volume"; then wait_until umount "/m/$volume" || return; fi
+  done
+  # A umount returns before the daemon has ended.
+  [[ -z $daemon ]] || wait_until daemon_has_ended
+  daemon=
+}
+daemon_has_ended() { ! kill -0 "$daemon" 2>/dev/null; }
+daemon_state() {
+  if [[ $daemon ]] && kill -0 "$daemon" 2>/dev/null && daxcow stat "$pool" >/dev/null; then echo alive; else echo dead; fi
+}
+
+# Everything that was mounted is unmounted, checked, and mounted again. Prints what fsck.daxcow says.
+remounted_check() {
+  local volumes=() volume
+  for volume in $(ls /m); do mountpoint -q "/m/$volume" && volumes+=("$volume"); done
+  daemon_unmount || { echo "cannot be unmounted"; return; }
+  if fsck.daxcow -n "$pool" >/tmp/fsck 2>&1; then echo clean; else cat /tmp/fsck >&2; echo "exit code $?"; fi
+  daemon_mount "${volumes[@]}"
+}
+
+# --- places --------------------------------------------------------------------------------------------------------------
+
+# offset_of FILE PAGE: where in the pool this page of a file is.
+offset_of() {
+  daxcow map --json "$1" | jq --argjson at $(($2 * 4096)) '.extents[] |
+    select(.offset_bytes <= $at and $at < .offset_bytes + .length_bytes and .state != "hole") |
+    .pool_offset_bytes + $at - .offset_bytes'
+}
+
+# device_offset OFFSET: the same, in the namespace's data.
+device_offset() {
+  if [[ $backing == devdax ]]; then
+    echo "$1"
+  else
+    filefrag -v -b512 "$pool" | awk -v at=$(($1 / 512)) '
+      $1 ~ /^[0-9]+:$/ { gsub(/\.\.|:/, " "); if ($2 <= at && at <= $3) print ($4 + at - $2) * 512 }'
+  fi
+}
+
+# use_of OFFSET: "free", "data", "metadata inodes", ...
+use_of() { daxcow owners --json "$pool" "$1" | jq -r '"\(.use) \(.detail)" | rtrimstr(" ")'; }
+owners_of() { daxcow owners --json "$pool" "$1" | jq -r '.owners[] | "\(.volume):\(.path)@\(.offset_bytes / 4096)"' | sorted; }
+
+# The first free block from OFFSET on.
+free_offset() {
+  local offset=$1
+  until [[ $(use_of "$offset") == free ]]; do offset=$((offset + 4096)); done
+  echo "$offset"
+}
+
+free_blocks() { stat -f -c %f /m/main; }
+
+# --- poison --------------------------------------------------------------------------------------------------------------
+
+# inject OFFSET [SECTORS] [ndctl's options]: by the distribution's ndctl, which waits until the scrub that it starts has ended.
+inject() {
+  local sector
+  sector=$(($(device_offset "$1") / 512))
+  ndctl inject-error --block=$sector --count="${2:-8}" "${@:3}" $namespace >/dev/null
+}
+
+# machine_check OFFSET optional|required: asks the host to raise one. Returns when the kernel lists the block.
+machine_check() {
+  local before
+  before=$(cat $badblocks)
+  printf '@mce %#x %s\n' $((data_address + $(device_offset "$1"))) "$2"
+  wait_until list_differs "$before"
+}
+list_differs() { [[ $(cat $badblocks) != "$1" ]]; }
+list_is_empty() { [[ -z $(cat $badblocks) ]]; }
+kernel_list() { if wait_until list_is_empty; then echo empty; else echo $(cat $badblocks); fi; }
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+sorted() { sort | tr '\n' ' ' | sed 's/ $//'; }
+
+# make_file NAME SEED PAGES: in volume main, with its reference.
+make_file() {
+  mkdir -p "$(dirname "/reference/$1")"
+  # Every page differs from every other, and from those of other seeds.
+  awk -v seed="$2" -v lines=$(($3 * 64)) 'BEGIN { for (i = 0; i < lines; ++i) printf "%-63s\n", seed " " i }' >"/reference/$1"
+  cp "/reference/$1" "/m/main/$1"
+}
+
+# Files of which the first are shared by two volumes and a snapshot, and others that have nothing to do with them.
+#   original, clone (cp), second's copy (daxcow clone), and in the snapshot original and clone: the same blocks
+#   partner: shares all of them but page 5;  alone: shared with nobody;  bystander: neither
+make_files() {
+  local number=$1
+  make_file original "$number" 16
+  make_file bystander "b$number" 16
+  cp --reflink=auto /m/main/original /m/main/clone
+  cp --reflink=auto /m/main/original /m/main/partner
+  make_file replaced "r$number" 16
+  dd if=/reference/replaced of=/m/main/partner bs=4096 skip=5 seek=5 count=1 conv=notrunc status=none
+  cp /reference/original /reference/clone
+  cp /reference/original /reference/partner
+  dd if=/reference/replaced of=/reference/partner bs=4096 skip=5 seek=5 count=1 conv=notrunc status=none
+  mountpoint -q /m/second || daemon_mount second
+  daxcow clone /m/main/original /m/second/copy
+  cp /reference/original /reference/copy
+  daxcow snapshot "$pool" main before
+  daemon_mount before
+  make_file alone "a$number" 16
+  all_files=(main/original main/clone main/partner main/alone main/bystander second/copy before/original before/clone before/partner
+    before/bystander)
+  sync
+  drop_caches
+}
+remove_files() {
+  rm -rf /m/main/* /m/second/*
+  umount /m/before && daxcow volume delete "$pool" before
+  rmdir /m/before
+}
+
+# With nothing of them in the page cache, a lost page cannot be had from there.
+drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
+
+# The pages of all files that cannot be read or are wrong: "main/original@5:EIO+SIGBUS ...".
+damage() {
+  local file result
+  for file in "${all_files[@]}"; do
+    [[ -e /m/$file ]] || continue
+    result=$(daxcow_pages check "/m/$file" "/reference/${file#*/}" 2>&1)
+    for result in $result; do echo "$file@$result"; done
+  done | sorted
+}
+
+# --- who is told ---------------------------------------------------------------------------------------------------------
+
+events_begin() { first_event=$(daxcow events --json "$pool" | jq -s 'map(.sequence) | max // 0'); }
+# events KIND EXPRESSION: of the events since, as jq says.
+events() {
+  daxcow events --json "$pool" | jq -r --argjson first "$first_event" --arg kind "$1" \
+    "select(.sequence > \$first and .kind == \$kind) | $2"
+}
+count_events() { events "$1" .sequence | wc -l; }
+has_events() { (($(count_events "$1") >= ${2:-1})); }
+told() { events data-lost '"\(.volume)\(.path)@\(.offset_bytes / 512)+\(.length_bytes / 512)"' | sorted; }
+nobody_told_of_loss() { check "told of a loss" "" "$(told)"; }
+
+# hold FILE...: a process for each that maps it, without looking at its pages.
+hold() {
+  local file output
+  for file; do
+    output=/tmp/holder-${file//\//-}
+    daxcow_pages hold "/m/$file" >"$output" &
+    holders+=("$! $file $output")
+    wait_until grep -q mapped "$output"
+  done
+}
+# Which of them were sent a signal: "main/original@5 ...".
+signalled() {
+  local holder
+  for holder in "${holders[@]}"; do
+    set -- $holder
+    sed -n "s#^SIGBUS page \([0-9]*\) .* bits 12#$2@\1#p" "$3"
+  done | sorted
+}
+release_holders() {
+  local holder
+  for holder in "${holders[@]}"; do
+    set -- $holder
+    kill -9 "$1" && wait "$1"
+    rm -f "$3"
+  done 2>/dev/null
+  holders=()
+}
+
+settle() { daxcow settle "$pool" >/dev/null; }
+
+# What every scenario ends with.
+scenario_end() {
+  release_holders
+  check daemon alive "$(daemon_state)" || { dmesg | tail -n 30; daemon_mount main second; }
+  check "fsck.daxcow" clean "$(remounted_check)"
+}

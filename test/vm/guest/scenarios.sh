@@ -1,0 +1,342 @@
+# What is done to a pool on persistent memory, one function a scenario. To be sourced, after pool.sh.
+#
+# The places of pool blocks that have no owner among files are those of engine/format.h.
+block_bytes=4096
+journal_block=512
+journal_mirror=$((journal_block + 256))
+first_chunk=1024
+
+# rewrite FILE PAGE [PAGES]: overwrites pages with what the reference says they contained.
+rewrite() {
+  dd if="/reference/${1#*/}" of="/m/$1" bs=4096 skip="$2" seek="$2" count="${3:-1}" conv=notrunc status=none
+}
+punch() { fallocate --punch-hole --offset $(($2 * 4096)) --length 4096 "/m/$1"; }
+
+# Nothing is bad any more, for the kernel and for daxcow, and these pool offsets are in use again.
+check_healed() {
+  local offset uses=
+  settle
+  check "kernel's list" empty "$(kernel_list)"
+  check "ledger" 0 "$(daxcow poison list --json "$pool" | jq '.blocks | length')"
+  for offset; do uses+=" $(use_of "$offset")"; done
+  check "blocks" "$(for offset; do printf ' free'; done)" "$uses"
+}
+
+# Data that files of two volumes and a snapshot share; each owner heals in its own way.
+scenario_shared() {
+  local offset free owners="before/clone before/original main/clone main/original second/copy"
+  make_files shared
+  hold main/original main/clone second/copy before/original main/bystander main/partner
+  offset=$(offset_of /m/main/original 5)
+  free=$(free_blocks)
+  check owners "$(for file in $owners; do echo "${file/\//:/}@5"; done | sorted)" "$(owners_of "$offset")"
+  events_begin
+  inject "$offset" 1
+  wait_until has_events data-lost 5
+  settle
+  check told "$(for file in $owners; do echo "$file@40+1"; done | sorted)" "$(told)"
+  check signalled "before/original@5 main/clone@5 main/original@5 second/copy@5" "$(signalled)"
+  check damage "$(for file in $owners; do echo "$file@5:EIO+SIGBUS"; done | sorted)" "$(damage)"
+  release_holders
+  rewrite main/original 5
+  punch main/clone 5
+  dd if=/dev/zero of=/reference/clone bs=4096 seek=5 count=1 conv=notrunc status=none
+  check "damage after two have healed" "before/clone@5:EIO+SIGBUS before/original@5:EIO+SIGBUS second/copy@5:EIO+SIGBUS" "$(damage)"
+  rm /m/second/copy /m/before/clone
+  check "still listed" yes "$(list_is_empty && echo no || echo yes)"
+  truncate -s 16384 /m/before/original
+  cp /reference/original /tmp/original
+  truncate -s 16384 /reference/original
+  check_healed "$offset"
+  check "free blocks gained" 0 "$(($(free_blocks) - free))"
+  cp /tmp/original /reference/original
+  rm /m/before/original
+  check damage "" "$(damage)"
+  remove_files
+}
+
+# Data of one file, and of it a single sector. Its neighbours in the filesystem that holds the pool survive.
+scenario_single() {
+  local offset
+  make_files single
+  hold main/alone main/original main/bystander
+  offset=$(offset_of /m/main/alone 7)
+  events_begin
+  inject $((offset + 1024)) 1
+  wait_until has_events data-lost
+  settle
+  check told "main/alone@58+1" "$(told)"
+  check signalled "main/alone@7" "$(signalled)"
+  check damage "main/alone@7:EIO+SIGBUS" "$(damage)"
+  rewrite main/alone 7
+  check "damage after it has healed" "" "$(damage)"
+  check_healed "$offset"
+  remove_files
+}
+
+scenario_free() {
+  local offset
+  make_files free
+  hold main/original main/bystander
+  offset=$(free_offset $((48 << 20)))
+  events_begin
+  inject "$offset" 3
+  wait_until has_events block-cleared
+  nobody_told_of_loss
+  check cleared $((offset / 4096)) "$(events block-cleared .block)"
+  check signalled "" "$(signalled)"
+  check damage "" "$(damage)"
+  check_healed "$offset"
+  remove_files
+}
+
+# One block of each kind of metadata, first of the primary, then of the mirror.
+scenario_metadata() {
+  local kind kinds block count mirror offset
+  local -A places=()
+  make_files metadata
+  mkdir /m/main/directory
+  touch /m/main/directory/{1..40}
+  ln -s "$(printf 'target%.0s' {1..60})" /m/main/symlink
+  setfattr -n user.large -v "$(head -c 3000 /dev/zero | tr '\0' x)" /m/main/directory/7
+  # Scattered extents make nodes; a file that is open has no name.
+  for block in {0..60..2}; do rewrite_scattered $block; done
+  exec {orphan}<>/m/main/orphan
+  rm /m/main/orphan
+  settle
+  kinds="attributes directory inodes map-node orphans reverse-map roots symlink"
+  for ((block = first_chunk + 1; block < first_chunk + 256 && ${#places[@]} < 8; ++block)); do
+    kind=$(use_of $((block * block_bytes)))
+    kind=${kind#metadata}
+    kind=${kind# }
+    [[ $kind == unused ]] || places[${kind// /-}]=$block
+  done
+  check kinds "$kinds" "$(printf '%s\n' "${!places[@]}" | sorted)"
+  places[header]=$first_chunk
+  places[unused]=$((first_chunk + 250))
+  for mirror in 0 256; do
+    events_begin
+    for kind in "${!places[@]}"; do inject $(((places[$kind] + mirror) * block_bytes)) 8 & done
+    wait
+    wait_until has_events poison-found 1
+    settle
+    for kind in "${!places[@]}"; do
+      block=$((places[$kind] + mirror))
+      check "$kind$( ((mirror)) && echo ', mirror')" "$([[ $kind == unused ]] && echo block-cleared || echo metadata-repaired)" \
+        "$(mended_as $block)"
+    done
+    nobody_told_of_loss
+    check "entries" 40 "$(ls /m/main/directory | wc -l)"
+    check "attribute" 3000 "$(getfattr --only-values -n user.large /m/main/directory/7 2>/dev/null | wc -c)"
+    check "kernel's list" empty "$(kernel_list)"
+    drop_caches
+    check damage "" "$(damage)"
+  done
+  exec {orphan}>&-
+  remove_files
+}
+rewrite_scattered() { dd if=/reference/original of=/m/main/scattered bs=4096 seek=$(($1 * 700)) count=1 conv=notrunc status=none; }
+mended_as() { # what was said of a block, besides that it was found
+  daxcow events --json "$pool" | jq -r --argjson first "$first_event" --argjson block "$1" \
+    'select(.sequence > $first and .block == $block and .kind != "poison-found") | .kind' | sorted
+}
+
+# The journal's header and its first blocks, in one copy and then in the other, while files change.
+scenario_journal() {
+  local copy
+  make_files journal
+  for copy in $journal_block $journal_mirror; do
+    events_begin
+    inject $((copy * block_bytes)) 24 &
+    for number in {1..200}; do echo "$number" >/m/main/changing; done
+    wait $!
+    wait_until has_events poison-found
+    settle
+    nobody_told_of_loss
+    check "repaired" yes "$(has_events metadata-repaired && echo yes)"
+    check "kernel's list" empty "$(kernel_list)"
+    check "changes" 200 "$(cat /m/main/changing)"
+    check damage "" "$(damage)"
+  done
+  remove_files
+}
+
+scenario_superblock() {
+  local offset
+  make_files superblock
+  for offset in 0 $(($(daxcow stat --json "$pool" | jq .size_bytes) - block_bytes)); do
+    events_begin
+    inject "$offset" 8
+    wait_until has_events metadata-repaired
+    nobody_told_of_loss
+    check "repaired at $(((offset > 0)))" $((offset / 4096)) "$(events metadata-repaired .block)"
+    check "kernel's list" empty "$(kernel_list)"
+    check "damage" "" "$(damage)"
+    check "fsck.daxcow after $(((offset > 0)))" clean "$(remounted_check)"
+  done
+  remove_files
+}
+
+# Blocks of several files, of free space and of metadata at once; one of them over four pages, one at its edge.
+scenario_several() {
+  local shared alone free
+  make_files several
+  hold main/original main/alone main/bystander
+  shared=$(offset_of /m/main/original 2)
+  alone=$(offset_of /m/main/alone 15)
+  free=$(free_offset $((60 << 20)))
+  events_begin
+  inject $((shared + 7 * 512)) 26 & # pages 2 (its last sector) to 5 and the first of 6
+  inject "$alone" 8 &
+  inject "$free" 16 &
+  inject $(((first_chunk + 1) * block_bytes)) 8 &
+  wait
+  wait_until has_events data-lost 26
+  settle
+  check told "$(for file in before/clone before/original main/clone main/original second/copy main/partner before/partner; do
+    for range in 23+1 24+8 32+8 40+8 48+1; do
+      [[ $file == */partner && $range == 40+8 ]] || echo "$file@$range"
+    done
+  done | sed '$a main/alone@120+8' | sorted)" "$(told)"
+  check signalled "main/alone@15 main/original" "$(signalled | sed 's/\(original\)@[2-6].*/\1/')"
+  check damage "$(for file in before/clone before/original main/clone main/original second/copy main/partner before/partner; do
+    for page in 2 3 4 5 6; do
+      [[ $file == */partner && $page == 5 ]] || echo "$file@$page:EIO+SIGBUS"
+    done
+  done | sed '$a main/alone@15:EIO+SIGBUS' | sorted)" "$(damage)"
+  check "kernel still lists" "data only" "$([[ $(use_of "$free") == free ]] && echo data only)"
+  release_holders
+  # All owners go but two, which heal.
+  rewrite main/original 2 5
+  rewrite main/alone 15
+  umount /m/before && daxcow volume delete "$pool" before
+  rm /m/main/{clone,partner} /m/second/copy
+  check_healed "$shared" $((shared + 3 * 4096)) "$alone" "$free"
+  check "damage after healing" "" "$(damage)"
+  rm -rf /m/main/* /m/before
+}
+
+# Poison that the device does not tell of, until it scrubs itself.
+scenario_latent() {
+  local offset
+  make_files latent
+  hold main/alone main/bystander
+  offset=$(offset_of /m/main/alone 3)
+  events_begin
+  inject "$offset" 8 --no-notify
+  settle
+  check "not known" "" "$(told)$(cat $badblocks)"
+  ndctl start-scrub >/dev/null
+  ndctl wait-scrub >/dev/null
+  wait_until has_events data-lost
+  settle
+  check told "main/alone@24+8" "$(told)"
+  check signalled "main/alone@3" "$(signalled)"
+  check damage "main/alone@3:EIO+SIGBUS" "$(damage)"
+  rm /m/main/alone
+  release_holders
+  check_healed "$offset"
+  remove_files
+}
+
+# A machine check that the hardware's own scrubbing raises, on data that a process maps.
+scenario_machine_check_mapped() {
+  local offset
+  make_files mapped
+  hold main/original main/bystander
+  offset=$(offset_of /m/main/alone 4)
+  hold main/alone
+  events_begin
+  machine_check "$offset" optional
+  wait_until has_events data-lost
+  settle
+  check told "main/alone@32+8" "$(told)"
+  check signalled "main/alone@4" "$(signalled)"
+  check damage "main/alone@4:EIO+SIGBUS" "$(damage)"
+  rewrite main/alone 4
+  check_healed "$offset"
+  check "damage after it has healed" "" "$(damage)"
+  remove_files
+}
+
+# A machine check in the daemon itself, in the middle of `daxcow scrub`, for what nobody knew of: action is required.
+scenario_machine_check_scrub() {
+  local offset scrubber
+  make_files scrubbed
+  hold main/alone main/bystander
+  offset=$(offset_of /m/main/alone 6)
+  events_begin
+  inject "$offset" 8 --no-notify
+  # The check goes to the first processor; while the scrub runs there, that is where it is.
+  taskset -a -p 1 "$daemon" >/dev/null
+  touch /tmp/scrubbing
+  while [[ -e /tmp/scrubbing ]]; do daxcow scrub "$pool" >/tmp/scrub 2>&1; done &
+  scrubber=$!
+  sleep 1
+  machine_check "$offset" required
+  wait_until has_events data-lost
+  rm /tmp/scrubbing
+  wait $scrubber
+  settle
+  check told "main/alone@48+8" "$(told)"
+  check signalled "main/alone@6" "$(signalled)"
+  check damage "main/alone@6:EIO+SIGBUS" "$(damage)"
+  rewrite main/alone 6
+  check_healed "$offset"
+  check "damage after it has healed" "" "$(damage)"
+  remove_files
+}
+
+# The daemon ends, by a signal, while there is poison, and is started again.
+scenario_restart() {
+  local offset
+  make_files restart
+  offset=$(offset_of /m/main/original 8)
+  events_begin
+  inject "$offset" 2
+  wait_until has_events data-lost 7
+  settle
+  kill -TERM "$daemon"
+  wait_until daemon_has_ended
+  daemon=
+  check "fsck.daxcow" clean "$(fsck.daxcow -n "$pool" >/tmp/fsck 2>&1 && echo clean || cat /tmp/fsck)"
+  daemon_mount main second before
+  settle
+  check ledger $((offset / 4096)) "$(daxcow poison list --json "$pool" | jq '.blocks[].block')"
+  check damage "$(for file in before/clone before/original before/partner main/clone main/original main/partner second/copy; do
+    echo "$file@8:EIO+SIGBUS"
+  done | sorted)" "$(damage)"
+  # The loss is known: nobody is told again.
+  check "told again" "" "$(events_begin; told)"
+  rewrite main/original 8
+  rm /m/main/{clone,partner} /m/second/copy /m/before/*
+  check_healed "$offset"
+  check "damage after healing" "" "$(damage)"
+  remove_files
+}
+
+# Poison that came while the pool was not mounted: in data, metadata and free space.
+scenario_unmounted() {
+  local alone free
+  make_files unmounted
+  alone=$(offset_of /m/main/alone 0)
+  free=$(free_offset $((50 << 20)))
+  daemon_unmount
+  inject "$alone" 8 &
+  inject "$free" 8 &
+  inject $(((first_chunk + 1) * block_bytes)) 8 &
+  inject 0 8 &
+  wait
+  first_event=0
+  daemon_mount main second before
+  wait_until has_events data-lost
+  settle
+  check told "main/alone@0+8" "$(told)"
+  check "repaired" "0 $((first_chunk + 1))" "$(events metadata-repaired .block | sort -n | tr '\n' ' ' | sed 's/ $//')"
+  check cleared $((free / 4096)) "$(events block-cleared .block)"
+  check damage "main/alone@0:EIO+SIGBUS" "$(damage)"
+  rewrite main/alone 0
+  check_healed "$alone" "$free"
+  check "damage after healing" "" "$(damage)"
+  remove_files
+}
