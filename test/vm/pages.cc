@@ -1,15 +1,20 @@
-// daxcow_pages: how the pages of a file can be read, and what a process that maps them is told. It uses nothing of daxcow.
+// daxcow_pages: how the pages of a file can be read, and what a process that maps them is told. It uses nothing of
+// daxcow.
 //
-//   daxcow_pages check FILE REFERENCE   reads every page of FILE, once by a system call that goes past the page cache, once
-//                                       through a mapping. Prints, on a line, the pages that do not come back as they are in
-//                                       REFERENCE, each with how: "5:EIO+SIGBUS", "7:wrong". An empty line if there are none.
-//   daxcow_pages hold FILE [touch]      maps FILE, reads its pages if told to, prints "mapped", and waits to be killed. Prints
+//   daxcow_pages check FILE REFERENCE   reads every page of FILE, once by a system call that goes past the page cache,
+//   once
+//                                       through a mapping. Prints, on a line, the pages that do not come back as they
+//                                       are in REFERENCE, each with how: "5:EIO+SIGBUS", "7:wrong". An empty line if
+//                                       there are none.
+//   daxcow_pages hold FILE [touch]      maps FILE, reads its pages if told to, prints "mapped", and waits to be killed.
+//   Prints
 //                                       a line for each SIGBUS that it is sent: "SIGBUS page 5 code -1 bits 12".
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csetjmp>
 #include <csignal>
@@ -18,7 +23,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <algorithm>
 
 namespace {
 

@@ -3,6 +3,7 @@
 # $pool is the file or device, /m/VOLUME where volumes are mounted, /reference/NAME what files should contain.
 
 check() { # check WHAT EXPECTED SEEN: a line of the table
+  set -- "$1" "${2//$'\n'/ }" "${3//$'\n'/ }"
   echo "@check $scenario|$1|$2|$3"
   [[ $2 == "$3" ]]
 }
@@ -82,13 +83,17 @@ daemon_state() {
   if [[ $daemon ]] && kill -0 "$daemon" 2>/dev/null && daxcow stat "$pool" >/dev/null; then echo alive; else echo dead; fi
 }
 
-# Everything that was mounted is unmounted, checked, and mounted again. Prints what fsck.daxcow says.
-remounted_check() {
-  local volumes=() volume
+# Everything that was mounted is unmounted, checked, and mounted again.
+check_unmounted() {
+  local volumes=() volume result=clean
   for volume in $(ls /m); do mountpoint -q "/m/$volume" && volumes+=("$volume"); done
-  daemon_unmount || { echo "cannot be unmounted"; return; }
-  if fsck.daxcow -n "$pool" >/tmp/fsck 2>&1; then echo clean; else cat /tmp/fsck >&2; echo "exit code $?"; fi
-  daemon_mount "${volumes[@]}"
+  if daemon_unmount; then
+    fsck.daxcow -n "$pool" >/tmp/fsck 2>&1 || { result="exit code $?"; cat /tmp/fsck; }
+    daemon_mount "${volumes[@]}"
+  else
+    result="cannot be unmounted"
+  fi
+  check "fsck.daxcow" clean "$result"
 }
 
 # --- places --------------------------------------------------------------------------------------------------------------
@@ -130,6 +135,16 @@ inject() {
   local sector
   sector=$(($(device_offset "$1") / 512))
   ndctl inject-error --block=$sector --count="${2:-8}" "${@:3}" $namespace >/dev/null
+}
+
+# inject_all OFFSET+SECTORS...: several at a time, for ndctl waits for five seconds.
+inject_all() {
+  local one processes=()
+  for one; do
+    inject "${one%+*}" "${one#*+}" &
+    processes+=($!)
+  done
+  wait "${processes[@]}"
 }
 
 # machine_check OFFSET optional|required: asks the host to raise one. Returns when the kernel lists the block.
@@ -207,6 +222,9 @@ events() {
   daxcow events --json "$pool" | jq -r --argjson first "$first_event" --arg kind "$1" \
     "select(.sequence > \$first and .kind == \$kind) | $2"
 }
+# blocks_of KIND: the blocks that events of this kind are about. The kernel's list may come back once more after a block was
+# cleared, when a scrub that began before ends after it; so an event may come twice.
+blocks_of() { events "$1" .block | sort -nu | tr '\n' ' ' | sed 's/ $//'; }
 count_events() { events "$1" .sequence | wc -l; }
 has_events() { (($(count_events "$1") >= ${2:-1})); }
 told() { events data-lost '"\(.volume)\(.path)@\(.offset_bytes / 512)+\(.length_bytes / 512)"' | sorted; }
@@ -246,5 +264,5 @@ settle() { daxcow settle "$pool" >/dev/null; }
 scenario_end() {
   release_holders
   check daemon alive "$(daemon_state)" || { dmesg | tail -n 30; daemon_mount main second; }
-  check "fsck.daxcow" clean "$(remounted_check)"
+  check_unmounted
 }
