@@ -49,8 +49,8 @@ pool_create() {
   daemon_mount main || return
   daxcow volume create "$pool" second || return
   local kind
-  kind=$(daxcow stat --json "$pool" | jq -r '"\(.medium.kind) \(.medium.badblocks_source | split("/") | last)"')
-  scenario=setup check medium "$([[ $backing == devdax ]] && echo devdax || echo fsdax) badblocks" "$kind"
+  kind=$(daxcow stat "$pool" | sed -n 's/^medium *\([a-z]*\),.*/\1/p; s/^bad blocks from *//p')
+  scenario=setup check medium "$([[ $backing == devdax ]] && echo devdax || echo fsdax) $(realpath $badblocks)" "$kind"
 }
 
 fs_mount() { mount -t "$backing" -o dax=always /dev/pmem0 /fs; }
@@ -66,7 +66,7 @@ daemon_mount() { # VOLUME...
     mkdir -p "/m/$volume"
     mount.daxcow "$pool" "/m/$volume" -o "volume=$volume" || return
   done
-  daemon=$(daxcow stat --json "$pool" | jq .daemon.process)
+  daemon=$(daxcow stat "$pool" | sed -n 's/^daemon *process //p')
 }
 
 daemon_unmount() {
@@ -100,9 +100,7 @@ check_unmounted() {
 
 # offset_of FILE PAGE: where in the pool this page of a file is.
 offset_of() {
-  daxcow map --json "$1" | jq --argjson at $(($2 * 4096)) '.extents[] |
-    select(.offset_bytes <= $at and $at < .offset_bytes + .length_bytes and .state != "hole") |
-    .pool_offset_bytes + $at - .offset_bytes'
+  daxcow map "$1" | awk -v at=$(($2 * 4096)) 'NR > 1 && $3 == "data" && $1 <= at && at < $1 + $2 { print $4 + at - $1 }'
 }
 
 # device_offset OFFSET: the same, in the namespace's data.
@@ -115,9 +113,13 @@ device_offset() {
   fi
 }
 
+pool_bytes() { daxcow stat --json "$pool" | sed -n 's/^  "size_bytes": \([0-9]*\).*/\1/p'; }
+
 # use_of OFFSET: "free", "data", "metadata inodes", ...
-use_of() { daxcow owners --json "$pool" "$1" | jq -r '"\(.use) \(.detail)" | rtrimstr(" ")'; }
-owners_of() { daxcow owners --json "$pool" "$1" | jq -r '.owners[] | "\(.volume):\(.path)@\(.offset_bytes / 4096)"' | sorted; }
+use_of() { daxcow owners "$pool" "$1" | sed -n '1s/^[^:]*: \([^,]*\),.*/\1/p'; }
+owners_of() { daxcow owners "$pool" "$1" | awk 'NR > 2 { print $1 $2 "@" $3 / 4096 }' | sorted; }
+# How many blocks the ledger has.
+ledger() { daxcow poison list "$pool" | awk '$1 ~ /^[0-9]+$/' | wc -l; }
 
 # The first free block from OFFSET on.
 free_offset() {
@@ -147,11 +149,11 @@ inject_all() {
   wait "${processes[@]}"
 }
 
-# machine_check OFFSET optional|required: asks the host to raise one. Returns when the kernel lists the block.
+# machine_check OFFSET: asks the host to raise one. Returns when the kernel lists the block.
 machine_check() {
   local before
   before=$(cat $badblocks)
-  printf '@mce %#x %s\n' $((data_address + $(device_offset "$1"))) "$2"
+  printf '@mce %#x\n' $((data_address + $(device_offset "$1")))
   wait_until list_differs "$before"
 }
 list_differs() { [[ $(cat $badblocks) != "$1" ]]; }
@@ -216,18 +218,25 @@ damage() {
 
 # --- who is told ---------------------------------------------------------------------------------------------------------
 
-events_begin() { first_event=$(daxcow events --json "$pool" | jq -s 'map(.sequence) | max // 0'); }
-# events KIND EXPRESSION: of the events since, as jq says.
+events_begin() { first_event=$(daxcow events --json "$pool" | sed -n '$s/.*"sequence":\([0-9]*\).*/\1/p'); }
+# events KIND: a line "BLOCK VOLUME PATH OFFSET LENGTH" for each since. (Of the JSON, as awk can read it: no text of ours has
+# quotation marks or blanks in it.)
 events() {
-  daxcow events --json "$pool" | jq -r --argjson first "$first_event" --arg kind "$1" \
-    "select(.sequence > \$first and .kind == \$kind) | $2"
+  daxcow events --json --after "${first_event:-0}" "$pool" | awk -v kind="$1" '
+    function field(name) {
+      match($0, "\"" name "\":\"?[^\",}]*")
+      return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
+    }
+    field("kind") == "\"" kind {
+      print field("block"), substr(field("volume"), 2), substr(field("path"), 2), field("offset_bytes"), field("length_bytes")
+    }'
 }
+count_events() { events "$1" | wc -l; }
+has_events() { (($(count_events "$1") >= ${2:-1})); }
 # blocks_of KIND: the blocks that events of this kind are about. The kernel's list may come back once more after a block was
 # cleared, when a scrub that began before ends after it; so an event may come twice.
-blocks_of() { events "$1" .block | sort -nu | tr '\n' ' ' | sed 's/ $//'; }
-count_events() { events "$1" .sequence | wc -l; }
-has_events() { (($(count_events "$1") >= ${2:-1})); }
-told() { events data-lost '"\(.volume)\(.path)@\(.offset_bytes / 512)+\(.length_bytes / 512)"' | sorted; }
+blocks_of() { events "$1" | awk '{ print $1 }' | sort -nu | tr '\n' ' ' | sed 's/ $//'; }
+told() { events data-lost | awk '{ print $2 $3 "@" $4 / 512 "+" $5 / 512 }' | sorted; }
 nobody_told_of_loss() { check "told of a loss" "" "$(told)"; }
 
 # hold FILE...: a process for each that maps it, without looking at its pages.
