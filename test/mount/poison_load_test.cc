@@ -466,14 +466,14 @@ std::chrono::seconds how_long() {
   return std::chrono::seconds(given != nullptr ? std::strtoul(given, nullptr, 0) : 5);
 }
 
-TEST_CASE("Poison every 50 ms under readers, writers and mappings harms nobody but its owners") {
+TEST_CASE("Poison every 50 ms under readers, writers and mappings harms nobody but its owners", "[poison-load]") {
   if (skipped_without_mounts()) return;
   const auto seed = random_seed();
   INFO(describe_seed(seed));
   Load(seed).run(50ms, how_long());
 }
 
-TEST_CASE("Invalidation runs against everything that a mount can do, and nothing gets stuck") {
+TEST_CASE("Invalidation runs against everything that a mount can do, and nothing gets stuck", "[poison-load]") {
   if (skipped_without_mounts()) return;
   const auto seed = random_seed();
   INFO(describe_seed(seed));

@@ -80,7 +80,7 @@ daemon_unmount() {
 }
 daemon_has_ended() { ! kill -0 "$daemon" 2>/dev/null; }
 daemon_state() {
-  if [[ $daemon ]] && kill -0 "$daemon" 2>/dev/null && daxcow stat "$pool" >/dev/null; then echo alive; else echo dead; fi
+  if [[ $daemon ]] && kill -0 "$daemon" 2>/dev/null && daxcow stat /m/main >/dev/null; then echo alive; else echo dead; fi
 }
 
 # Everything that was mounted is unmounted, checked, and mounted again.
@@ -236,7 +236,20 @@ has_events() { (($(count_events "$1") >= ${2:-1})); }
 # blocks_of KIND: the blocks that events of this kind are about. The kernel's list may come back once more after a block was
 # cleared, when a scrub that began before ends after it; so an event may come twice.
 blocks_of() { events "$1" | awk '{ print $1 }' | sort -nu | tr '\n' ' ' | sed 's/ $//'; }
-told() { events data-lost | awk '{ print $2 $3 "@" $4 / 512 "+" $5 / 512 }' | sorted; }
+# Who was told of which sectors: "main/original@40+1 ...". The kernel lengthens its list step by step, so what touches is one.
+told() {
+  events data-lost | sort -k2,3 -k4n | awk '
+    { if ($2 $3 == file && $4 == end) end += $5; else { flush(); file = $2 $3; start = $4; end = $4 + $5 } }
+    function flush() { if (file != "") print file "@" start / 512 "+" (end - start) / 512 }
+    END { flush() }' | sorted
+}
+lost_sectors() { events data-lost | awk '{ sum += $5 } END { print sum / 512 + 0 }'; }
+# wait_for_loss SECTORS: until that much is known to be lost, and handled.
+wait_for_loss() {
+  wait_until has_lost "$1"
+  settle
+}
+has_lost() { (($(lost_sectors) >= $1)); }
 nobody_told_of_loss() { check "told of a loss" "" "$(told)"; }
 
 # hold FILE...: a process for each that maps it, without looking at its pages.
