@@ -104,10 +104,12 @@ TEST_CASE("From a bad block to the last signal", "[.][latency]") {
     return child;
   };
   std::deque<Child> mappers;
+  drop_pages(main + "/single");  // or they would be rescued
   mappers.push_back(map_all({main + "/single"}));
   measure(pool, main + "/single", 1, "1 owner:");
 
   write_file(main + "/file", pattern(2, kBlocks));
+  drop_pages(main + "/file");
   for (unsigned mount = 0; mount < kMounts; ++mount) {
     std::string directory = main;
     std::vector<std::string> files;

@@ -149,20 +149,21 @@ machine_initramfs() {
   rm -rf "$root"
 }
 
-# machine_boot NAME COMMAND_LINE: runs a guest to its end, at most $guest_seconds. Its console is NAME.console. For a line
-# "@mce ADDRESS" there it raises a machine check: memory scrubbing has met an uncorrectable error at that physical address.
+# machine_boot NAME COMMAND_LINE: runs a guest to its end, at most $guest_seconds. Its console is NAME.console, what it reports
+# NAME.reports. For a line "@mce ADDRESS" there it raises a machine check: memory scrubbing has met an uncorrectable error at that physical address.
 machine_boot() {
-  local console=$1.console monitor=$1.monitor guest raised=0 address
+  local console=$1.console reports=$1.reports monitor=$1.monitor guest raised=0 address
   # The last N*16 MiB are the namespaces', the 2 MiB the label and alignment; XFS wants 300 MB.
   local bytes=402M
   mkfifo "$monitor"
   : >"$console"
+  : >"$reports"
   timeout -k 5 "$guest_seconds" qemu-system-x86_64 -nodefaults -no-reboot -display none -accel tcg,thread=multi \
     -machine q35,nvdimm=on -cpu max,vendor=GenuineIntel -smp 2 -m 1G,slots=2,maxmem=4G \
     -object memory-backend-ram,id=memory,size=$bytes -device nvdimm,memdev=memory,label-size=128K \
     -kernel "$cache/kernel/vmlinuz" -initrd "$work/initramfs" \
     -append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off $2" \
-    -serial "file:$console" -monitor stdio <"$monitor" >"$1.qemu" 2>&1 &
+    -serial "file:$console" -serial "file:$reports" -monitor stdio <"$monitor" >"$1.qemu" 2>&1 &
   guest=$!
   trap 'kill "$guest" 2>/dev/null' TERM
   exec {to_monitor}>"$monitor"
@@ -172,10 +173,10 @@ machine_boot() {
       # (0xc0); action is optional.
       echo "mce -b 0 9 0xbd000000000000c0 5 $address 0x8c" >&"$to_monitor"
       raised=$((raised + 1))
-    done < <(tr -d '\r' <"$console" | grep '^@mce ' | tail -n +$((raised + 1)))
+    done < <(tr -d '\r' <"$reports" | grep '^@mce ' | tail -n +$((raised + 1)))
     sleep 0.3
   done
   exec {to_monitor}>&-
   wait "$guest"
-  sed -i 's/\r//g' "$console"
+  sed -i 's/\r//g' "$console" "$reports"
 }

@@ -4,7 +4,7 @@
 
 check() { # check WHAT EXPECTED SEEN: a line of the table
   set -- "$1" "${2//$'\n'/ }" "${3//$'\n'/ }"
-  echo "@check $scenario|$1|$2|$3"
+  report "@check $scenario|$1|$2|$3"
   [[ $2 == "$3" ]]
 }
 
@@ -153,7 +153,7 @@ inject_all() {
 machine_check() {
   local before
   before=$(cat $badblocks)
-  printf '@mce %#x\n' $((data_address + $(device_offset "$1")))
+  report "$(printf '@mce %#x' $((data_address + $(device_offset "$1"))))"
   wait_until list_differs "$before"
 }
 list_differs() { [[ $(cat $badblocks) != "$1" ]]; }
@@ -239,7 +239,7 @@ blocks_of() { events "$1" | awk '{ print $1 }' | sort -nu | tr '\n' ' ' | sed 's
 # Who was told of which sectors: "main/original@40+1 ...". The kernel lengthens its list step by step, so what touches is one.
 told() {
   events data-lost | sort -k2,3 -k4n | awk '
-    { if ($2 $3 == file && $4 == end) end += $5; else { flush(); file = $2 $3; start = $4; end = $4 + $5 } }
+    { if (($2 $3) == file && $4 == end) end += $5; else { flush(); file = $2 $3; start = $4; end = $4 + $5 } }
     function flush() { if (file != "") print file "@" start / 512 "+" (end - start) / 512 }
     END { flush() }' | sorted
 }
@@ -259,16 +259,16 @@ hold() {
     output=/tmp/holder-${file//\//-}
     daxcow_pages hold "/m/$file" >"$output" &
     holders+=("$! $file $output")
-    wait_until grep -q mapped "$output"
+    wait_until grep -qs mapped "$output"
   done
 }
-# Which of them were sent a signal: "main/original@5 ...".
+# Which of them were sent a signal (again, if more of a page was lost): "main/original@5 ...".
 signalled() {
   local holder
   for holder in "${holders[@]}"; do
     set -- $holder
     sed -n "s#^SIGBUS page \([0-9]*\) .* bits 12#$2@\1#p" "$3"
-  done | sorted
+  done | sort -u | sorted
 }
 release_holders() {
   local holder

@@ -29,7 +29,7 @@ scenario_shared() {
   hold main/original main/clone second/copy before/original main/bystander main/partner
   offset=$(offset_of /m/main/original 5)
   free=$(free_blocks)
-  check owners "$(for file in $owners; do echo "${file/\//:/}@5"; done | sorted)" "$(owners_of "$offset")"
+  check owners "$(for file in $owners; do echo "$file@5"; done | sorted)" "$(owners_of "$offset")"
   events_begin
   inject "$offset" 1
   wait_for_loss 5
@@ -72,6 +72,25 @@ scenario_single() {
   remove_files
 }
 
+# The same data, but the kernel has cached the page of an owner: all owners get it back, and nobody has lost anything.
+scenario_rescue() {
+  local offset
+  make_files rescue
+  offset=$(offset_of /m/main/original 5)
+  dd if=/m/second/copy of=/dev/null bs=4096 status=none
+  hold main/original main/clone second/copy before/original
+  events_begin
+  inject "$offset" 4
+  wait_until has_events data-rescued
+  settle
+  nobody_told_of_loss
+  check signalled "" "$(signalled)"
+  drop_caches
+  check damage "" "$(damage)"
+  check_healed "$offset"
+  remove_files
+}
+
 scenario_free() {
   local offset
   make_files free
@@ -90,7 +109,7 @@ scenario_free() {
 
 # One block of each kind of metadata, first of the primary, then of the mirror.
 scenario_metadata() {
-  local kind kinds block count mirror offset
+  local kind kinds block mirror orphan
   local -A places=()
   make_files metadata
   mkdir /m/main/directory
@@ -115,12 +134,13 @@ scenario_metadata() {
   for mirror in 0 256; do
     events_begin
     inject_all $(for kind in "${!places[@]}"; do echo "$(((places[$kind] + mirror) * block_bytes))+8"; done)
-    wait_until has_events poison-found 1
+    wait_until has_events poison-found ${#places[@]}
     settle
+    what_was_mended >/tmp/mended
     for kind in "${!places[@]}"; do
       block=$((places[$kind] + mirror))
       check "$kind$( ((mirror)) && echo ', mirror')" "$([[ $kind == unused ]] && echo block-cleared || echo metadata-repaired)" \
-        "$(mended_as $block)"
+        "$(sed -n "s/^$block //p" /tmp/mended)"
     done
     nobody_told_of_loss
     check "entries" 40 "$(ls /m/main/directory | wc -l)"
@@ -133,12 +153,12 @@ scenario_metadata() {
   remove_files
 }
 rewrite_scattered() { dd if=/reference/original of=/m/main/scattered bs=4096 seek=$(($1 * 700)) count=1 conv=notrunc status=none; }
-# What was said of a block, besides that it was found.
-mended_as() {
+# What was said of blocks, besides that they were found: lines "BLOCK KIND".
+what_was_mended() {
   local kind
   for kind in metadata-repaired metadata-lost block-cleared clear-failed; do
-    [[ " $(blocks_of $kind) " == *" $1 "* ]] && echo $kind
-  done
+    events $kind | awk -v kind=$kind '{ print $1, kind }'
+  done | sort -u
 }
 
 # The journal's header and its first blocks, in one copy and then in the other, while files change.
@@ -253,8 +273,8 @@ scenario_machine_check_mapped() {
   remove_files
 }
 
-# The same, while the daemon reads the block all the time: for programs, and for `daxcow scrub`. The machine check takes the
-# page away below the daemon, so reads meet that before the daemon knows why. (A check for which action is required, raised
+# The same for latent poison, while the daemon reads the block all the time: for programs, and for `daxcow scrub`. (Memory of
+# a guest does not fault by itself: the machine check stands for the first read of it.) The machine check takes the page away below the daemon, so reads meet that before the daemon knows why. (A check for which action is required, raised
 # from outside, would mostly hit the kernel in the middle of something else, which is the end of it.)
 scenario_machine_check_reading() {
   local offset readers=()
@@ -263,6 +283,8 @@ scenario_machine_check_reading() {
   offset=$(offset_of /m/main/alone 6)
   hold main/alone
   events_begin
+  inject "$offset" 8 --no-notify
+  check "not known" "" "$(told)$(cat $badblocks)"
   touch /tmp/reading
   while [[ -e /tmp/reading ]]; do dd if=/m/main/alone of=/dev/null bs=64K iflag=direct status=none; done 2>/dev/null &
   readers+=($!)
