@@ -16,6 +16,7 @@ namespace daxcow {
 enum class EventKind {
   kPoisonFound,       // the device reports a bad block
   kDataLost,          // one owner's range of it is lost
+  kDataRescued,       // the kernel still had the page of an owner: nothing is lost
   kDataHealed,        // an owner has replaced its range
   kBlockCleared,      // the device works again at this block
   kClearFailed,       // the device could not clear it; the block stays quarantined
@@ -32,7 +33,7 @@ struct Event {
   Timestamp time;
   EventKind kind{};
   BlockNumber block;
-  std::string volume;  // kDataLost, kDataHealed, kProcessSignalled
+  std::string volume;  // kDataLost, kDataRescued, kDataHealed, kProcessSignalled
   InodeNumber inode;
   std::string path;
   std::uint64_t offset_bytes = 0;

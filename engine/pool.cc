@@ -195,6 +195,31 @@ bool Pool::State::is_remembered(VolumeNumber volume, InodeNumber inode) {
   return held && held->is_remembered(inode);
 }
 
+Rescue Pool::State::read_page(const LostRange& page, Block& content) {
+  const auto held = mounted(page.volume);
+  if (!held) return Rescue::kNobody;
+  const InodeStates& inodes = held->state().inodes;
+  const auto before = inodes.page_trust(page.inode);
+  std::uint64_t bytes = 0;
+  {
+    const LockGuard guard(observer_mutex);
+    if (observer) bytes = observer->read_cached(page, content.bytes);
+  }
+  const auto after = inodes.page_trust(page.inode);
+  if (bytes == 0 || !before || !after || after->write_failed || after->may_be_old) return Rescue::kNobody;
+  std::fill(content.bytes + bytes, content.bytes + kBlockBytes, std::byte{0});
+  // A file may end inside the block where others go on. And of a page that nobody could have written to from before it was read
+  // until after, none is newer than the block.
+  const bool unchanged = before->writers == 0 && after->writers == 0 && before->openings == after->openings;
+  return bytes == kBlockBytes && unchanged ? Rescue::kAll : Rescue::kOwner;
+}
+
+Result<bool> Pool::State::restore_page(const LostRange& page, const Block& content) {
+  const auto held = mounted(page.volume);
+  if (!held) return false;
+  return held->state().restore_page(page.inode, FileBlock(page.offset_bytes / kBlockBytes), page.block, content);
+}
+
 void Pool::State::on_lost(const LostRange& range) {
   const LockGuard guard(observer_mutex);
   if (observer) observer->on_lost(range);

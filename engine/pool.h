@@ -93,6 +93,9 @@ class PoisonObserver {
  public:
   virtual ~PoisonObserver() = default;
   virtual void on_lost(const LostRange& range) = 0;
+  // Copies what the kernel has of this page of a file, without asking the pool for it; returns the number of bytes, which may
+  // end before the page where the file does, or 0 if it has none. May wait for other requests of the mount, not for poison.
+  virtual std::uint64_t read_cached(const LostRange&, std::span<std::byte>) { return 0; }
 };
 
 struct PoolStatistics {

@@ -25,6 +25,8 @@ struct Pool::State final : PoisonHost {
   std::string path_of(VolumeNumber volume, InodeNumber inode) override;
   bool is_mounted(VolumeNumber volume) override;
   bool is_remembered(VolumeNumber volume, InodeNumber inode) override;
+  Rescue read_page(const LostRange& page, Block& content) override;
+  Result<bool> restore_page(const LostRange& page, const Block& content) override;
   void on_lost(const LostRange& range) override;
   void ledger_grew() override;
 

@@ -167,6 +167,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
   struct WriteOptions {
     bool append = false;           // at the end of the file, whatever `offset` says
     std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
+    bool restores = false;         // what the file had already: its times stay, and it is not told as healed by its owner
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
   Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
@@ -198,6 +199,14 @@ class Volume : public std::enable_shared_from_this<Volume> {
   bool is_remembered(InodeNumber inode) const;
   // All counts of this volume at once, at the end of a session.
   void forget_all();
+
+  // --- the kernel's pages ------------------------------------------------------------------------------------------------
+  // What a rescue must know of them (see PageTrust). Handles that may write are counted from before the reply that makes them
+  // until they are given back. A change of content in another way than by writes is noted before it is begun.
+  void open_for_writing(InodeNumber inode);
+  void close_for_writing(InodeNumber inode);
+  void note_change_behind_pages(InodeNumber inode);
+  void note_failed_write(InodeNumber inode);
 
   Result<VolumeStatistics> statistics();
   // A path for people: "/dir/name", or the inode number when it has none.

@@ -133,6 +133,20 @@ Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const 
   return state.write_locked(*held, offset, from, options);
 }
 
+Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page) {
+  TRY(writable());
+  const Operation operation(*this);
+  const auto held = inodes.get(inode);
+  const std::unique_lock lock(held->lock);
+  const FileView view = TRY(view_of(*this, inode, {at, 1}));
+  const std::uint64_t offset = byte_offset(at);
+  if (view.segments.empty() || !holds_data(view.segments.front()) || view.segments.front().entry.block() != bad) return false;
+  if (offset >= view.record.size_bytes) return false;
+  const std::uint64_t length = std::min(kBlockBytes, view.record.size_bytes - offset);
+  TRY(write_locked(*held, offset, std::span(page.bytes).first(length), {.restores = true}));
+  return true;
+}
+
 // --- truncation --------------------------------------------------------------------------------------------------------
 
 Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,

@@ -169,6 +169,23 @@ Result<json> clone(const Command& command) {
   const auto report_change = [&](std::uint64_t done) {
     if (command.mounted != nullptr) command.mounted->changed(*to.volume, to.attributes.inode, to_start, done);
   };
+  // What the kernel has of the target is old until it has been told.
+  struct Writer {
+    Volume& volume;
+    InodeNumber inode;
+    Writer(Volume& target, InodeNumber number) : volume(target), inode(number) {
+      volume.remember(inode);
+      volume.open_for_writing(inode);
+      volume.note_change_behind_pages(inode);
+    }
+    Writer(const Writer&) = delete;
+    Writer& operator=(const Writer&) = delete;
+    ~Writer() {
+      volume.close_for_writing(inode);
+      volume.forget(inode, 1);
+    }
+  };
+  const Writer writer(*to.volume, to.attributes.inode);
   std::uint64_t done = 0;
   while (done < length) {
     auto step = from.volume == to.volume

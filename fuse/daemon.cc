@@ -40,6 +40,7 @@ MountBehaviour to_behaviour(const json& request) {
   b.attribute_timeout_seconds = request.value("attr_timeout", b.attribute_timeout_seconds);
   b.entry_timeout_seconds = request.value("entry_timeout", b.entry_timeout_seconds);
   b.keep_cache = request.value("keep_cache", b.keep_cache);
+  b.rescue = request.value("rescue", b.rescue);
   b.writeback_cache = request.value("writeback_cache", b.writeback_cache);
   b.access_time = request.value("access_time", b.access_time);
   b.access_lists = request.value("access_lists", b.access_lists);

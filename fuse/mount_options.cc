@@ -104,6 +104,10 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
     behaviour.writeback_cache = true;
   } else if (is_switch("no_keep_cache")) {
     behaviour.keep_cache = false;
+  } else if (is_switch("rescue")) {
+    behaviour.rescue = true;
+  } else if (is_switch("no_rescue")) {
+    behaviour.rescue = false;
   } else if (is_switch("acl")) {
     behaviour.access_lists = true;
   } else if (is_switch("noacl")) {
@@ -187,6 +191,7 @@ const char* mount_options_help() {
          "  entry_timeout=S     seconds for which the kernel may keep names (86400)\n"
          "  no_keep_cache       drop a file's cached pages whenever it is opened\n"
          "  writeback_cache     let the kernel gather writes: faster for small ones, slower for large ones\n"
+         "  no_rescue           do not look for lost data in what the kernel has cached of this mount\n"
          "  noatime             do not update access times\n"
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"

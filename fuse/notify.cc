@@ -50,6 +50,11 @@ void Notifier::on_lost(const LostRange& range) {
   changed_.notify_all();
 }
 
+std::uint64_t Notifier::read_cached(const LostRange& page, std::span<std::byte> to) {
+  const auto session = find_session_(page.volume);
+  return session == nullptr ? 0 : session->read_cached(page.inode, page.offset_bytes, to);
+}
+
 void Notifier::drain() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return queue_.empty() || stop_; });

@@ -31,6 +31,7 @@ class Notifier : public PoisonObserver {
   ~Notifier() override;
 
   void on_lost(const LostRange& range) override;
+  std::uint64_t read_cached(const LostRange& page, std::span<std::byte> to) override;
   // Waits until everything that was reported before has been done.
   void drain();
 
