@@ -110,7 +110,7 @@ class Survey {
     std::set<BlockNumber> healed;
     for (const Event& event : store_.events().after(0, EventLog::kCapacity, 0))
       if ((event.kind == EventKind::kDataHealed || event.kind == EventKind::kBlockCleared ||
-           event.kind == EventKind::kMetadataRepaired) &&
+           event.kind == EventKind::kMetadataRepaired || event.kind == EventKind::kDataRescued) &&
           event.block.value < survey_.pool_blocks && store_.ledger().mask(event.block) == 0)
         healed.insert(event.block);
     for (const BlockNumber block : healed) ++cell_of(block).healed;

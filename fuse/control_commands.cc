@@ -102,8 +102,9 @@ Result<json> stat(const Command& command) {
 }
 
 Result<json> metrics(const Command& command) {
-  return json{{"text", metrics_text(TRY(command.pool.statistics()), TRY(command.pool.health()),
-                                    command.pool.events().counts())}};
+  Pool& pool = command.pool;
+  return json{{"text", metrics_text(TRY(pool.statistics()), TRY(pool.health()), pool.patrol().status(),
+                                    pool.events().counts())}};
 }
 
 Result<json> survey(const Command& command) {

@@ -1,5 +1,6 @@
 #include "fuse/metrics.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
@@ -52,7 +53,7 @@ class Exposition {
 
 }  // namespace
 
-std::string metrics_text(const PoolStatistics& statistics, const PoolHealth& health,
+std::string metrics_text(const PoolStatistics& statistics, const PoolHealth& health, const ScrubStatus& scrub,
                          const std::map<EventKind, std::uint64_t>& events) {
   Exposition out(statistics.path);
   out.family("pool_info", "What the pool is; always 1.", "gauge");
@@ -77,6 +78,14 @@ std::string metrics_text(const PoolStatistics& statistics, const PoolHealth& hea
   out.gauge("cache_bytes", "Memory used for metadata.", statistics.cache_bytes);
   out.gauge("volumes", "Volumes and snapshots.", statistics.volumes);
   out.gauge("reverse_records", "Records of the reverse map.", statistics.reverse_records);
+
+  out.gauge("scrub_running", "1 while a scrub is running in the background.", scrub.state == ScrubState::kRunning);
+  out.gauge("scrub_done_bytes", "Read by the scrub that is under way.", scrub.done_bytes);
+  out.gauge("scrub_total_bytes", "What a scrub has to read.", scrub.total_bytes);
+  out.gauge("scrub_found_blocks", "Bad blocks that nobody knew of, found by the scrub under way or the last one.",
+            scrub.found_blocks);
+  out.gauge("scrub_finished_timestamp_seconds", "When a scrub was last finished; 0 for never.",
+            static_cast<std::uint64_t>(std::max<std::int64_t>(scrub.finished_seconds, 0)));
 
   out.counter("blocks_lost_total", "Blocks of data that were lost, ever.", statistics.blocks_lost);
   out.counter("blocks_healed_total", "Lost ranges that were replaced by an owner, ever.", statistics.blocks_healed);

@@ -22,7 +22,7 @@ std::uint64_t number_of(const json& status, const char* field) { return status.a
 TEST_CASE("A scrub in the background keeps to its rate, finds latent poison, and can be paused and stopped") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   pool.need_run("head -c 24M /dev/urandom >main/file");
   CHECK(status_of(pool).at("state") == "idle");
   CHECK(status_of(pool).at("passes") == 0);
@@ -73,7 +73,7 @@ TEST_CASE("A scrub in the background keeps to its rate, finds latent poison, and
 TEST_CASE("A scrub goes on where it was over restarts, kills and read-only mounts") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   pool.need_run("head -c 40M /dev/urandom >main/file");
   status_of(pool, "--background --rate 8M");
   REQUIRE(wait_until([&] { return number_of(status_of(pool), "done_bytes") > 12 << 20; }));
@@ -85,16 +85,16 @@ TEST_CASE("A scrub goes on where it was over restarts, kills and read-only mount
   CHECK(status.at("state") == "running");
   const auto reached = number_of(status, "place");
   CHECK(number_of(status, "done_bytes") > 12 << 20);
-  pool.mount("main", "ro");
+  pool.mount("main", "ro,no_rescue");
   CHECK(number_of(status_of(pool), "place") == reached);
   pool.unmount_all();
 
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   REQUIRE(wait_until([&] { return number_of(status_of(pool), "place") > reached; }));
   CHECK(number_of(status_of(pool), "done_bytes") < 40 << 20);
   const auto paused = number_of(status_of(pool, "--pause"), "place");
   pool.kill_daemon();
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   status = status_of(pool);
   CHECK(status.at("state") == "paused");
   CHECK(number_of(status, "place") >= paused);

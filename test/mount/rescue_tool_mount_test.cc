@@ -38,7 +38,7 @@ void poison_sectors(const MountedPool& pool, std::uint64_t pool_offset, std::uin
 TEST_CASE("O_DIRECT reads the good sectors of a block that is bad in part") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   const std::string content = pattern(1, kBlocks);
   write_file(main + "/file", content);
   const std::uint64_t bad = 5 * kBlockBytes + 2 * 512;
@@ -77,7 +77,7 @@ TEST_CASE("O_DIRECT reads the good sectors of a block that is bad in part") {
 TEST_CASE("The end of a file can be read when only what lies behind it is bad") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   const std::string content = pattern(1, 2).substr(0, 4096 + 700);
   write_file(main + "/file", content);
   poison_sectors(pool, pool.pool_offset(main + "/file", 4096) + 1024, 1);
@@ -94,7 +94,7 @@ TEST_CASE("The end of a file can be read when only what lies behind it is bad") 
 TEST_CASE("daxcow rescue copies everything but the lost sectors, and says which these are") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   const auto seed = random_seed();
   INFO(describe_seed(seed));
   std::mt19937_64 random(seed);
@@ -148,7 +148,7 @@ TEST_CASE("daxcow rescue copies everything but the lost sectors, and says which 
 TEST_CASE("daxcow rescue goes on with a map, keeps holes, and refuses what makes no sense") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   pool.need_run(
       "truncate -s 100G main/sparse && dd if=/dev/urandom of=main/sparse bs=4K count=3 seek=1000 conv=notrunc "
       "status=none"

@@ -69,7 +69,7 @@ TEST_CASE("Hooks are told of what happens, as data and never as commands") {
   write_hook(pool, "20-open-to-all", "echo >" + pool.path("open-to-all"), 0777);
   write_hook(pool, "30-backup.bak", "echo >" + pool.path("backup"));
   write_hook(pool, "40-not-a-program", "echo >" + pool.path("not-a-program"), 0644);
-  const std::string main = pool.mount("main", "hooks=" + hooks);
+  const std::string main = pool.mount("main", "no_rescue,hooks=" + hooks);
   const std::string name = "a $(touch pwned) `touch pwned`; touch pwned\n\"b\"";
   write_file(main + "/" + name, pattern(1, 16));
   pool.poison(pool.ask({{"op", "map"}, {"volume", "main"}, {"path", "/" + name}})
@@ -121,7 +121,7 @@ TEST_CASE("A hook that hangs holds up nobody") {
   MountedPool pool;
   const std::string hooks =
       write_hook(pool, "hang", "echo $$ >" + pool.path("process") + "\nsleep 1000 >/dev/null 2>&1\n");
-  const std::string main = pool.mount("main", "hooks=" + hooks);
+  const std::string main = pool.mount("main", "no_rescue,hooks=" + hooks);
   write_file(main + "/file", pattern(1, 16));
   pool.poison(pool.pool_offset(main + "/file", kBadOffset));
   REQUIRE(wait_until([&] { return !read_text(pool.path("process")).empty(); }));
@@ -143,7 +143,7 @@ TEST_CASE("Health and metrics follow what happens to the pool") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
   CHECK(state_of(pool) == "good");
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   write_file(main + "/file", pattern(1, 16));
   const auto value = [&](const std::string& name, const std::string& label = {}) {
     const auto samples = parse_metrics(pool.need_run("daxcow metrics $POOL"));
@@ -182,7 +182,7 @@ TEST_CASE("Health and metrics follow what happens to the pool") {
 TEST_CASE("Questions touch no block: latent poison stays unknown, and nothing changes") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   write_file(main + "/file", pattern(1, 16));
   pool.need_run("cp --reflink=auto main/file main/clone");
   drop_pages(main + "/file");
@@ -215,7 +215,7 @@ TEST_CASE("Questions touch no block: latent poison stays unknown, and nothing ch
 TEST_CASE("What is lost is listed by path and range over restarts, until it is healed or removed") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", "no_rescue");
   pool.need_run("mkdir -p main/deep/er");
   write_file(main + "/deep/er/file", pattern(1, 16));
   write_file(main + "/gone", pattern(2, 16));
@@ -238,7 +238,7 @@ TEST_CASE("What is lost is listed by path and range over restarts, until it is h
                                   range.at("length_bytes").get<std::uint64_t>()));
     return list;
   };
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   pool.settle();
   std::multiset<std::string> expected;
   const auto lost = kBadOffset + 3 * 512;
@@ -251,9 +251,9 @@ TEST_CASE("What is lost is listed by path and range over restarts, until it is h
 
   pool.unmount_all();
   CHECK(losses() == expected);  // without a daemon
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   pool.kill_daemon();
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   CHECK(losses() == expected);
 
   overwrite(main + "/clone", lost, std::string(1024, 'x'));  // just these sectors
@@ -267,7 +267,7 @@ TEST_CASE("What is lost is listed by path and range over restarts, until it is h
   pool.unmount_all();
   pool.need_run("daxcow volume delete $POOL kept");
   expected = {fmt::format("main:/deep/er/file@{}+1024", lost)};
-  pool.mount("main");
+  pool.mount("main", "no_rescue");
   pool.settle();
   CHECK(losses() == expected);
   pool.need_run("rm -r main/deep");
