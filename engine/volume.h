@@ -113,6 +113,7 @@ class ReadLease {
   struct Held;
   std::unique_ptr<Held> held_;
   std::vector<iovec> pieces_;
+  std::vector<std::unique_ptr<std::byte[]>> copies_;  // of what cannot be handed out as a piece of the mapping
   std::uint64_t bytes_ = 0;
 };
 
@@ -153,10 +154,14 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<> remove_attribute(InodeNumber inode, std::string_view name);
   Result<std::vector<std::string>> list_attributes(InodeNumber inode);
 
-  // --- data ------------------------------------------------------------------------------------------------------------
-  // At most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost. When
+  // --- data
+  // ------------------------------------------------------------------------------------------------------------ At
+  // most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost, to the sector
+  // of 512 bytes where the device lets the others of a block be read. When
   // `update_access_time`, the access time follows relatime's rule, lazily.
   Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
+  // A system call could not read what the lease hands out: finds out which of its blocks are bad, and reports them.
+  void suspect(const ReadLease& lease);
   // Copying variant for callers in the process. Returns the bytes read; kPoisoned also for poison found only now.
   Result<std::uint64_t> read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
   struct WriteOptions {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
-#include <vector>
 
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
@@ -73,18 +72,12 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
   auto& mount = context(request);
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
-  int result;
-  {
-    const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
-    if (!lease) return reply_error(request, lease.error());
-    const auto pieces = lease->pieces();
-    result = fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
-  }
-  if (result != -EFAULT) return;
-  // The kernel met poison that nobody knew of while it copied from the pool. It has answered EIO to the reader, and the
-  // request is gone. A copy of the engine's own finds the block and says so.
-  std::vector<std::byte> discarded(size);
-  (void)mount.volume->read(inode, start, discarded);
+  const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
+  if (!lease) return reply_error(request, lease.error());
+  const auto pieces = lease->pieces();
+  // The kernel may meet poison that nobody knew of while it copies from the pool: it has answered EIO to the reader
+  // then, and the request is gone.
+  if (fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size())) == -EFAULT) mount.volume->suspect(*lease);
 }
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
