@@ -243,6 +243,7 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
   options.threads = std::clamp(request.value("threads", options.threads), 2u, 1024u);  // one could wait for itself
   options.debug = request.value("debug", false);
   options.directory = request.at("directory").get<std::string>();
+  options.reflink_sources = &reflink_sources_;
   auto volume = TRY(mount_volume(request.at("volume").get<std::string>(), request.value("read_only", false)));
   auto session = TRY(Session::create(std::move(volume), std::move(device), std::move(options)));
   std::lock_guard lock(mutex_);

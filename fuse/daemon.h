@@ -30,6 +30,7 @@
 #include "fuse/control_commands.h"
 #include "fuse/control_server.h"
 #include "fuse/notify.h"
+#include "fuse/reflink_sources.h"
 #include "fuse/session.h"
 
 namespace daxcow {
@@ -79,6 +80,7 @@ class Daemon : public MountedVolumes {
 
   DaemonOptions options_;
   std::unique_ptr<Pool> pool_;
+  ReflinkSources reflink_sources_;
   FileDescriptor wake_;  // eventfd: something that run() looks at has changed
   std::mutex mutex_;
   std::vector<std::shared_ptr<Session>> sessions_;  // prepared ones too

@@ -12,6 +12,8 @@
 
 #include "engine/volume.h"
 #include "fuse/library.h"
+#include "fuse/reflink_sources.h"
+#include "fuse/request_worker.h"
 
 namespace daxcow {
 
@@ -30,7 +32,10 @@ struct MountContext {
   std::shared_ptr<Volume> volume;
   MountBehaviour behaviour;
   std::atomic<bool> access_time = true;  // behaviour.access_time, until a remount says something else
+  std::atomic<bool> read_only = false;   // the mount, at the moment
   fuse_session* session = nullptr;
+  ReflinkSources* reflink_sources = nullptr;  // of the daemon
+  RequestWorker worker{};
 };
 
 const fuse_lowlevel_ops& operations();

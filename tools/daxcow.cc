@@ -26,6 +26,7 @@ constexpr Subcommand kSubcommands[] = {
     {"volume rollback", "POOL VOLUME SNAPSHOT", "make a volume what a snapshot of it is", volume_rollback},
     {"snapshot", "POOL VOLUME NAME", "snapshot a volume", snapshot},
     {"clone", "SRC DST", "make DST share the blocks of SRC", clone},
+    {"run", "COMMAND...", "run a command in which every program can clone", tools::run},
     {"map", "FILE", "list the runs of a file: where, shared, bad", map},
     {"owners", "POOL OFFSET", "list every file range that a block belongs to", owners},
     {"poison list", "POOL", "list the bad blocks and whose they are", poison_list},
@@ -53,7 +54,7 @@ int usage_error(const std::string& message) {
   return kUsage;
 }
 
-int run(const Arguments& arguments) {
+int run_subcommand(const Arguments& arguments) {
   if (arguments.empty()) {
     print_overview(std::cerr);
     return kUsage;
@@ -97,4 +98,4 @@ int run(const Arguments& arguments) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return run(arguments_of(argc, argv)); }
+int main(int argc, char** argv) { return run_subcommand(arguments_of(argc, argv)); }

@@ -17,6 +17,8 @@ int snapshot(const std::string& program, const Arguments& arguments);
 // tools/subcommand_file.cc
 int clone(const std::string& program, const Arguments& arguments);
 int map(const std::string& program, const Arguments& arguments);
+// tools/subcommand_run.cc
+int run(const std::string& program, const Arguments& arguments);
 // tools/subcommand_poison.cc
 int owners(const std::string& program, const Arguments& arguments);
 int poison_list(const std::string& program, const Arguments& arguments);
