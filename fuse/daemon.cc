@@ -328,10 +328,6 @@ std::shared_ptr<Volume> Daemon::find(std::string_view name) {
   return nullptr;
 }
 
-void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
-  if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
-}
-
 // --- life ------------------------------------------------------------------------------------------------------------
 
 void Daemon::wake() {

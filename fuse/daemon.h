@@ -54,7 +54,6 @@ class Daemon : public MountedVolumes {
   bool run();
 
   std::shared_ptr<Volume> find(std::string_view name) override;
-  void changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) override;
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -69,7 +69,8 @@ int refresh_size(int target, ReflinkMode mode, std::uint64_t end) {
 
 bool is_on_daxcow(int file) {
   ReflinkTicket ticket{};
-  return request_ticket(file, ticket) == 0;
+  const int problem = request_ticket(file, ticket);
+  return problem == 0 || problem == EBADF;
 }
 
 std::expected<std::uint64_t, int> reflink_files(int source, int target, ReflinkMode mode, const ReflinkRange& range) {

@@ -9,7 +9,7 @@
 
 namespace daxcow {
 
-// Whether the file is on a mount of daxcow, as far as this process can tell: it must be a regular file, open for reading.
+// Whether the file is on a mount of daxcow, as far as this process can tell: it must be an open regular file.
 bool is_on_daxcow(int file);
 
 // Clones, deduplicates or replaces; kCopy may end early, at whatever it answers (0 at the end of the source). Returns the bytes

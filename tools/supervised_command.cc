@@ -113,7 +113,7 @@ class Supervisor {
       wait_for_children();
       if (waiting[1].revents != 0) hear_front();
       const bool nobody_left = !listener_ || (waiting[2].revents & POLLHUP) != 0;
-      if (nobody_left && command_ == 0) _exit(0);
+      if (nobody_left && command_ == 0 && !front_) _exit(0);
     }
   }
 
@@ -125,8 +125,7 @@ class Supervisor {
       if (child != command_) continue;  // left behind by the command
       if (!WIFSTOPPED(status)) {
         command_ = 0;
-        send_number(front_.get(), status);
-        front_.reset();
+        send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
       } else if (::getpgid(command_) != ::getpgrp()) {
         // A shell with a process group of its own has suspended itself. (What stops the front's group has stopped the front.)
         send_number(front_.get(), status);
