@@ -10,6 +10,7 @@ const char* name_of(EventKind kind) {
     case EventKind::kPoisonFound: return "poison-found";
     case EventKind::kDataLost: return "data-lost";
     case EventKind::kDataRescued: return "data-rescued";
+    case EventKind::kDataZeroed: return "data-zeroed";
     case EventKind::kDataHealed: return "data-healed";
     case EventKind::kBlockCleared: return "block-cleared";
     case EventKind::kClearFailed: return "clear-failed";

@@ -17,6 +17,7 @@ enum class EventKind {
   kPoisonFound,       // the device reports a bad block
   kDataLost,          // one owner's range of it is lost
   kDataRescued,       // the kernel still had the page of an owner: nothing is lost
+  kDataZeroed,        // lost data was read as zeros, as its owner wants it
   kDataHealed,        // an owner has replaced its range
   kBlockCleared,      // the device works again at this block
   kClearFailed,       // the device could not clear it; the block stays quarantined

@@ -148,8 +148,13 @@ class Writer {
         std::memset(content.bytes + first, 0, kSectorBytes);
         continue;
       }
-      if (bad >> sector & 1) return fail(ErrorCode::kPoisoned);
-      if (auto done = state_.store.medium().read(byte_offset(old) + first, std::span(content.bytes).subspan(first, kSectorBytes)); !done) {
+      const auto bytes = std::span(content.bytes).subspan(first, kSectorBytes);
+      if (bad >> sector & 1) {
+        if (!options_.zero_lost) return fail(ErrorCode::kPoisoned);
+        std::ranges::fill(bytes, std::byte{0});
+        continue;
+      }
+      if (auto done = state_.store.medium().read(byte_offset(old) + first, bytes); !done) {
         state_.store.suspect({old, 1});
         return done;
       }

@@ -207,6 +207,7 @@ Rescue Pool::State::read_page(const LostRange& page, Block& content) {
   }
   const auto after = inodes.page_trust(page.inode);
   if (bytes == 0 || !before || !after || after->write_failed || after->may_be_old) return Rescue::kNobody;
+  if (held->state().may_have_been_zeroed(page.inode, FileBlock(page.offset_bytes / kBlockBytes))) return Rescue::kNobody;
   std::fill(content.bytes + bytes, content.bytes + kBlockBytes, std::byte{0});
   // A file may end inside the block where others go on. And of a page that nobody could have written to from before it was read
   // until after, none is newer than the block.

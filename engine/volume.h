@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/poison_policy.h"
 #include "engine/result.h"
 #include "engine/types.h"
 
@@ -179,11 +180,16 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
   // A system call could not read what the lease hands out: finds out which of its blocks are bad, and reports them.
   void suspect(const ReadLease& lease);
+  // As read(), into `to`, with zeros for what is lost; the first time that it does so for a block of a file, it publishes an event.
+  Result<std::uint64_t> read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
+  // What the file's users want to happen when data of it is lost. Climbs to the root: for the rare case.
+  PoisonPolicy poison_policy(InodeNumber inode);
   // Copying variant for callers in the process. Returns the bytes read; kPoisoned also for poison found only now.
   Result<std::uint64_t> read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
   struct WriteOptions {
     bool append = false;           // at the end of the file, whatever `offset` says
     std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
+    bool zero_lost = false;        // what is lost around the bytes written counts as zero
     bool restores = false;         // what the file had already: its times stay, and it is not told as healed by its owner
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).

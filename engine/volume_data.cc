@@ -160,6 +160,98 @@ Result<std::uint64_t> Volume::read(InodeNumber inode, std::uint64_t offset, std:
   return state.read_locked(inode, offset, to);
 }
 
+namespace {
+
+// Fills `to` sector by sector with what can be read of a block, and the rest with zeros. True if there was such a rest.
+bool read_readable(Store& store, std::uint64_t at, std::span<std::byte> to) {
+  bool zeroed = false;
+  while (!to.empty()) {
+    const std::uint64_t count = std::min<std::uint64_t>(to.size(), kSectorBytes - at % kSectorBytes);
+    const auto part = to.first(count);
+    if (store.ledger().touches_bytes(at, count) || !store.medium().read(at, part)) {
+      std::ranges::fill(part, std::byte{0});
+      zeroed = true;
+    }
+    at += count;
+    to = to.subspan(count);
+  }
+  return zeroed;
+}
+
+}  // namespace
+
+Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
+  State& state = *state_;
+  const State::Operation operation(state);
+  const auto held = state.inodes.get(inode);
+  std::vector<FileBlock> zeroed;
+  std::uint64_t length = 0;
+  {
+    const std::shared_lock lock(held->lock);
+    const FileView view = TRY(view_of(state, inode, block_range(offset, to.size())));
+    if (offset >= view.record.size_bytes) return 0;
+    length = std::min(to.size(), view.record.size_bytes - offset);
+    std::ranges::fill(to.first(length), std::byte{0});
+    for (const Segment& segment : view.segments) {
+      if (!holds_data(segment)) continue;
+      for (FileBlock block = segment.range.first; block < segment.range.end(); ++block) {
+        const std::uint64_t first = std::max(offset, byte_offset(block)), last = std::min(offset + length, byte_offset(block + 1));
+        if (first >= last) continue;
+        const std::uint64_t at = byte_offset(segment.entry.block() + (block - segment.range.first)) + first % kBlockBytes;
+        if (read_readable(state.store, at, to.subspan(first - offset, last - first))) zeroed.push_back(block);
+      }
+    }
+  }
+  for (const FileBlock block : zeroed) {
+    if (!state.note_zeroed(inode, block)) continue;
+    Event event;
+    event.kind = EventKind::kDataZeroed;
+    event.volume = name_;
+    event.inode = inode;
+    event.path = path_of(inode).value_or("inode " + std::to_string(inode.value));
+    event.offset_bytes = byte_offset(block);
+    event.length_bytes = kBlockBytes;
+    event.text = "lost data read as zeros, as " + std::string(kPoisonPolicyAttribute) + " says: volume " + name_ + ", " + event.path +
+                 ", in the block at byte " + std::to_string(event.offset_bytes);
+    state.store.log(event.text);
+    state.store.events().publish(std::move(event));
+  }
+  return length;
+}
+
+bool State::note_zeroed(InodeNumber inode, FileBlock block) {
+  const LockGuard guard(zeroed_mutex);
+  return zeroed.size() < kMaximumZeroed && zeroed.emplace(inode.value, block.value).second;
+}
+
+bool State::may_have_been_zeroed(InodeNumber inode, FileBlock block) {
+  const LockGuard guard(zeroed_mutex);
+  return zeroed.size() >= kMaximumZeroed || zeroed.contains({inode.value, block.value});
+}
+
+PoisonPolicy Volume::poison_policy(InodeNumber inode) {
+  constexpr int kMaximumDepth = 4096;  // longer chains are a circle
+  State& state = *state_;
+  const State::Operation operation(state);
+  const auto found = state.store.read_consistent([&](BlockReader& reader) -> Result<PoisonPolicy> {
+    const auto attribute = TRY(parse_attribute_name(kPoisonPolicyAttribute));
+    InodeNumber at = inode;
+    for (int depth = 0; depth < kMaximumDepth; ++depth) {
+      const InodeRecord record = TRY(state.table.read(reader, at));
+      if (record.attribute_bytes != 0) {
+        AttributeList list = TRY(AttributeList::read(reader, record));
+        const auto* item = list.find(attribute.space, attribute.name);
+        const auto policy = item != nullptr ? parse_poison_policy(item->value) : std::nullopt;
+        if (policy) return *policy;
+      }
+      if (at == format::kRootInode) break;
+      at = record.parent != 0 ? InodeNumber(record.parent) : format::kRootInode;  // what has no name follows the volume
+    }
+    return PoisonPolicy{};
+  });
+  return found.value_or(PoisonPolicy{});
+}
+
 // --- writing -----------------------------------------------------------------------------------------------------------
 
 Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options) {

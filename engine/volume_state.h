@@ -53,6 +53,13 @@ struct Volume::State {
   Gate gate;
   InodeTable table;  // changes and its memory: the transaction mutex
   InodeStates inodes;
+  // Blocks of files that were read as zeros, and told of; a kernel's page of such a block is not what was in it.
+  Mutex zeroed_mutex;
+  std::set<std::pair<std::uint64_t, std::uint64_t>> zeroed;  // zeroed_mutex; inode and file block
+  static constexpr std::size_t kMaximumZeroed = 10'000;
+  // Before the zeros are handed out. True the first time, as long as there is room.
+  bool note_zeroed(InodeNumber inode, FileBlock block);
+  bool may_have_been_zeroed(InodeNumber inode, FileBlock block);
   // Memos of exclusive blocks made before this value are void (snapshots).
   std::atomic<std::uint64_t> sharing_generation{1};
 

@@ -84,9 +84,12 @@ void Notifier::invalidate(const LostRange& range, std::vector<Loss>& losses) {
   if (session == nullptr) return;
   const auto volume = session->volume();
   if (volume == nullptr) return;
+  const PoisonPolicy policy = volume->poison_policy(range.inode);
+  if (policy.signal == PoisonPolicy::Signal::kNone) return;
   const std::uint64_t first = range.offset_bytes / kBlockBytes * kBlockBytes;
   const std::uint64_t end = blocks_for(range.offset_bytes + range.length_bytes) * kBlockBytes;
   session->invalidate(range.inode, first, end - first);
+  if (policy.signal == PoisonPolicy::Signal::kLate || policy.zero) return;
   for (std::uint64_t offset = first; offset < end;) {
     const auto part = first_lost_pages(*volume, range, offset, end);
     if (part.length_bytes == 0) break;

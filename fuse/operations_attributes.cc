@@ -139,6 +139,8 @@ void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char*
     return reply_error(request, Error{ErrorCode::kInvalid, {}});
 
   const auto bytes = std::as_bytes(std::span(value, size));
+  if (name == kPoisonPolicyAttribute && !parse_poison_policy(std::string_view(value, size)))
+    return reply_error(request, Error{ErrorCode::kInvalid, {}});
   Result<> done;
   if (name != kAccessAcl && name != kDefaultAcl) {
     done = volume(request).set_attribute(InodeNumber(node), name, bytes, mode);

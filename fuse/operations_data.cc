@@ -75,6 +75,12 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
   const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
+  if (!lease && lease.error().code == ErrorCode::kPoisoned && mount.volume->poison_policy(inode).zero) {
+    std::vector<std::byte> bytes(size);
+    const auto got = mount.volume->read_with_zeros(inode, start, bytes);
+    if (!got) return reply_error(request, got.error());
+    return (void)fuse_reply_buf(request, reinterpret_cast<const char*>(bytes.data()), *got);
+  }
   if (!lease) return reply_error(request, lease.error());
   const auto pieces = lease->pieces();
   // The kernel may meet poison that nobody knew of while it copies from the pool: it has answered EIO to the reader
@@ -84,10 +90,17 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
 void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file) {
-  const Volume::WriteOptions options{.clear_mode = set_id_bits_to_clear(request, node)};
+  Volume::WriteOptions options{.clear_mode = set_id_bits_to_clear(request, node)};
   if ((file->flags & O_DIRECT) != 0) volume(request).note_change_behind_pages(InodeNumber(node));
-  const auto written = volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset),
-                                             std::as_bytes(std::span(data, size)), options);
+  const auto write_it = [&] {
+    return volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset), std::as_bytes(std::span(data, size)),
+                                 options);
+  };
+  auto written = write_it();
+  if (!written && written.error().code == ErrorCode::kPoisoned && volume(request).poison_policy(InodeNumber(node)).zero) {
+    options.zero_lost = true;
+    written = write_it();
+  }
   if (!written) {
     volume(request).note_failed_write(InodeNumber(node));
     return reply_error(request, written.error());
