@@ -7,7 +7,8 @@
 //
 // clang-format off
 //   op               request                               reply
-//   volume-list                                            volumes: [VOLUME]
+//   volume-list      [space: false]                        volumes: [VOLUME], with space: USAGE where asked for, which
+//                                                          reads all maps
 //   volume-create    name                                  number
 //   volume-delete    name                                  {}
 //   volume-rollback  volume, snapshot                      {}       `volume` becomes what `snapshot` is
@@ -21,6 +22,7 @@
 //   map              FILE, [from_bytes: 0],                inode, path, size_bytes, block_count, generation,
 //                    [owners: true],                       extents: [EXTENT],
 //                    [limit: 10000 extents]                next_bytes: number or null (go on there)
+//   du               volume, inodes: [number]              trees: [USAGE] of each file or tree; total: USAGE of all together
 //   scrub                                                  found: bad blocks that nobody knew of; before the reply come
 //                                                          lines {"progress": {done, total}}
 //   settle                                                 {}       after the poison and reclaim threads have done all
@@ -34,6 +36,8 @@
 //   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role
 //   EXTENT      offset_bytes, length_bytes, state ("hole", "unwritten", "data"); not for holes: pool_offset_bytes,
 //               owners (0 when not asked for), shared, bad
+//   USAGE       files, data_bytes, exclusive_bytes (free without it), shared_bytes, metadata_bytes,
+//               exclusive_metadata_bytes; each block once
 //   EVENT       sequence, time: TIME, kind (name_of(EventKind)), block, pool_offset_bytes, volume, inode, path,
 //               offset_bytes, length_bytes, process, text
 //   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path,

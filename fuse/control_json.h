@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/pool.h"
+#include "engine/space_usage.h"
 
 namespace daxcow {
 
@@ -16,5 +17,6 @@ nlohmann::json to_json(const ShutdownReport& shutdown);
 nlohmann::json to_json(const PoolStatistics& statistics);
 nlohmann::json to_json(const Event& event);
 nlohmann::json to_json(const FileExtent& extent);
+nlohmann::json to_json(const SpaceUsage& usage);
 
 }  // namespace daxcow

@@ -28,6 +28,7 @@ constexpr Subcommand kSubcommands[] = {
     {"clone", "SRC DST", "make DST share the blocks of SRC", clone},
     {"run", "COMMAND...", "run a command in which every program can clone", tools::run},
     {"dedupe", "PATH...", "find equal blocks of files and share them", dedupe},
+    {"du", "PATH...", "space of files and trees: exclusive, shared", du},
     {"map", "FILE", "list the runs of a file: where, shared, bad", map},
     {"owners", "POOL OFFSET", "list every file range that a block belongs to", owners},
     {"poison list", "POOL", "list the bad blocks and whose they are", poison_list},

@@ -18,6 +18,8 @@ int snapshot(const std::string& program, const Arguments& arguments);
 int clone(const std::string& program, const Arguments& arguments);
 // tools/subcommand_dedupe.cc
 int dedupe(const std::string& program, const Arguments& arguments);
+// tools/subcommand_du.cc
+int du(const std::string& program, const Arguments& arguments);
 // tools/subcommand_file.cc
 int map(const std::string& program, const Arguments& arguments);
 // tools/subcommand_run.cc
