@@ -134,7 +134,8 @@ TEST_CASE("What files share only with each other is exclusive to both together")
   CHECK(space_of_trees(*bench.pool, *bench.volume, all)->exclusive_data_blocks == 0);
   CHECK(space_of_volume(*bench.pool, bench.volume->number())->data_blocks == 12);
   CHECK(space_of_volume(*bench.pool, bench.volume->number())->exclusive_data_blocks == 0);
-  REQUIRE(bench.volume->write(c.inode, 0, std::as_bytes(std::span(text(4096, 9)))).has_value());
+  const std::string fresh = text(4096, 9);
+  REQUIRE(bench.volume->write(c.inode, 0, std::as_bytes(std::span(fresh))).has_value());
   CHECK(space_of_volume(*bench.pool, bench.volume->number())->exclusive_data_blocks == 1);
 }
 
