@@ -2,6 +2,7 @@
 
 option(DAXCOW_WERROR "Warnings are errors" OFF)
 set(DAXCOW_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize= (address,undefined or thread)")
+option(DAXCOW_FUSE_REMAP "Have the kernel pass on FICLONE, by the extension proposed in docs/kernel-ficlone.md" OFF)
 option(DAXCOW_FUZZ "Build the targets of libFuzzer (clang only)" OFF)
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)

@@ -77,6 +77,11 @@ enum class ReflinkMode {
   kDedupe,   // FIDEDUPERANGE: the same, if both ranges are equal; kDifferent if not. No time moves
   kReplace,  // the target's whole content and size; the range does not matter
   kCopy,     // as clone_range(): whatever the offsets are, and not all at once
+  kCompare,  // what kDedupe would do, without doing it
+};
+struct ReflinkDone {
+  std::uint64_t bytes = 0;
+  std::uint64_t new_bytes = 0;  // kDedupe, kCompare: those that had blocks of their own
 };
 // A file that may be gone by now: (number, generation) is never used again.
 struct ReflinkFile {
@@ -208,9 +213,9 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // What the kernel's ioctls do, by its rules: all of the range while both files are locked, or kInvalid (offsets that are no
   // multiples of 4 KiB; a length that is none and does not reach the end of both; a range beyond the end of the source;
   // ranges of one file that overlap), kIsDirectory, kFileTooBig. kDedupe ends at the last whole block that can be shared.
-  // Clears `clear_mode` (of S_ISUID and S_ISGID) with a change of content. Returns the bytes done. After an error of the
+  // Clears `clear_mode` (of S_ISUID and S_ISGID) with a change of content. After an error of the
   // pool (kNoSpace) a beginning may be done. kStale if `from` is another file by now. A whole file in place of another is one step, whatever both contain.
-  Result<std::uint64_t> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
+  Result<ReflinkDone> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
                                 std::uint32_t clear_mode = 0);
   Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split

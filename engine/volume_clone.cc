@@ -55,7 +55,7 @@ class Clone {
       : from_volume_(from_volume), from_(from), to_volume_(to_volume), to_(to) {}
 
   // By the kernel's rules, and all of it.
-  Result<std::uint64_t> reflink(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode, std::uint32_t clear_mode) {
+  Result<ReflinkDone> reflink(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode, std::uint32_t clear_mode) {
     const InodeRecord source = TRY(from_volume_.read_record(from_.number));
     if (source.generation != generation) return fail(ErrorCode::kStale);
     const InodeRecord target = TRY(to_volume_.read_record(to_.number));
@@ -65,15 +65,16 @@ class Clone {
     if (mode == ReflinkMode::kReplace) {
       if (same_file) return fail(ErrorCode::kInvalid);
       TRY(share_root());
-      return source.size_bytes;
+      return ReflinkDone{.bytes = source.size_bytes};
     }
-    if (mode == ReflinkMode::kCopy) return run(range.from_offset, range.to_offset, range.length);
-    const bool dedupe = mode == ReflinkMode::kDedupe;
+    if (mode == ReflinkMode::kCopy) return ReflinkDone{.bytes = TRY(run(range.from_offset, range.to_offset, range.length))};
+    const bool dedupe = mode != ReflinkMode::kClone;
     const std::uint64_t length = TRY(length_by_rule(source, target, range, dedupe, same_file));
-    if (length == 0) return 0;
+    ReflinkDone result{.bytes = length};
+    if (length == 0) return result;
     if (dedupe) {
-      const bool shared = TRY(compare(range.from_offset, range.to_offset, length));
-      if (shared) return length;
+      result.new_bytes = TRY(compare(range.from_offset, range.to_offset, length));
+      if (result.new_bytes == 0 || mode == ReflinkMode::kCompare) return result;
       changes_content_ = false;
     }
     for (std::uint64_t done = 0; done < length;) {
@@ -81,7 +82,7 @@ class Clone {
       if (step == 0) return fail(ErrorCode::kIo, "a clone came to a stop");
       done += step;
     }
-    return length;
+    return result;
   }
 
   Result<std::uint64_t> run(std::uint64_t from_offset, std::uint64_t to_offset, std::uint64_t length) {
@@ -123,11 +124,11 @@ class Clone {
   }
 
  private:
-  // Whether the two ranges have the same blocks already; kDifferent if they differ in any byte.
-  Result<bool> compare(std::uint64_t from_offset, std::uint64_t to_offset, std::uint64_t length) {
+  // How many bytes of the two ranges do not have the same blocks already; kDifferent if they differ in any byte.
+  Result<std::uint64_t> compare(std::uint64_t from_offset, std::uint64_t to_offset, std::uint64_t length) {
     const FileView from = TRY(view_of(from_volume_, from_.number, block_range(from_offset, length)));
     const FileView to = TRY(view_of(to_volume_, to_.number, block_range(to_offset, length)));
-    bool shared = true;
+    std::uint64_t apart = 0;
     auto source = from.segments.begin(), target = to.segments.begin();
     for (std::uint64_t at = 0, next; at < length; at = next) {  // stretches of one segment on both sides
       CHECK(source != from.segments.end() && target != to.segments.end());
@@ -138,13 +139,13 @@ class Clone {
                                                                          byte_offset(target->entry.block()) + target_at
                                             : !target->entry.present();
       if (!same) {
-        shared = false;
+        apart += next - at;
         TRY(compare_bytes(from_offset + at, to_offset + at, next - at));
       }
       if (from_offset + next >= byte_offset(source->range.end())) ++source;
       if (to_offset + next >= byte_offset(target->range.end())) ++target;
     }
-    return shared;
+    return apart;
   }
 
   Result<> compare_bytes(std::uint64_t from_offset, std::uint64_t to_offset, std::uint64_t length) {
@@ -244,9 +245,8 @@ class Clone {
 };
 
 // Calls body with a Clone between two files, of one volume or of two, while gates and locks are held.
-Result<std::uint64_t> clone_between(State& from_volume, InodeNumber from, State& to_volume, InodeNumber to,
-                                    FunctionRef<Result<std::uint64_t>(Clone&)> body) {
-  TRY(to_volume.writable());
+template <class T>
+Result<T> clone_between(State& from_volume, InodeNumber from, State& to_volume, InodeNumber to, FunctionRef<Result<T>(Clone&)> body) {
   // Gates in ascending order, once where both are the same.
   const bool same_volume = &from_volume == &to_volume;
   State& first = from_volume.number <= to_volume.number ? from_volume : to_volume;
@@ -273,14 +273,16 @@ Result<std::uint64_t> Volume::clone_range(InodeNumber from, std::uint64_t from_o
 
 Result<std::uint64_t> Volume::clone_range_to(InodeNumber from, std::uint64_t from_offset, Volume& to_volume, InodeNumber to,
                                              std::uint64_t to_offset, std::uint64_t length) {
-  return clone_between(*state_, from, *to_volume.state_, to,
-                       [&](Clone& clone) { return clone.run(from_offset, to_offset, length); });
+  TRY(to_volume.state_->writable());
+  return clone_between<std::uint64_t>(*state_, from, *to_volume.state_, to,
+                                      [&](Clone& clone) { return clone.run(from_offset, to_offset, length); });
 }
 
-Result<std::uint64_t> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
-                                      ReflinkMode mode, std::uint32_t clear_mode) {
-  return clone_between(*state_, from.inode, *to_volume.state_, to,
-                       [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });
+Result<ReflinkDone> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
+                                    ReflinkMode mode, std::uint32_t clear_mode) {
+  if (mode != ReflinkMode::kCompare) TRY(to_volume.state_->writable());
+  return clone_between<ReflinkDone>(*state_, from.inode, *to_volume.state_, to,
+                                    [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });
 }
 
 }  // namespace daxcow

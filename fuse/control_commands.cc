@@ -6,6 +6,7 @@
 
 #include "engine/health.h"
 #include "engine/patrol.h"
+#include "engine/space_usage.h"
 #include "engine/survey.h"
 #include "fuse/control_json.h"
 #include "fuse/metrics.h"
@@ -51,7 +52,12 @@ Result<OpenFile> open_file(const Command& command, const json& file, bool read_o
 
 Result<json> volume_list(const Command& command) {
   json list = json::array();
-  for (const auto& volume : TRY(command.pool.volumes())) list.push_back(to_json(volume));
+  const bool space = command.request.value("space", false);
+  for (const auto& volume : TRY(command.pool.volumes())) {
+    json item = to_json(volume);
+    if (space) item["space"] = to_json(TRY(space_of_volume(command.pool, volume.number)));
+    list.push_back(std::move(item));
+  }
   return json{{"volumes", std::move(list)}};
 }
 
@@ -142,6 +148,16 @@ Result<json> map(const Command& command) {
               {"next_bytes", std::move(next)}};
 }
 
+Result<json> du(const Command& command) {
+  const auto volume = TRY(find_volume(command, command.text("volume"), true));
+  json list = json::array();
+  std::vector<InodeNumber> tops;
+  for (const json& inode : command.request.at("inodes")) tops.emplace_back(inode.get<std::uint64_t>());
+  for (const InodeNumber& top : tops) list.push_back(to_json(TRY(space_of_trees(command.pool, *volume, {&top, 1}))));
+  json total = tops.size() == 1 ? list.front() : to_json(TRY(space_of_trees(command.pool, *volume, tops)));
+  return json{{"trees", std::move(list)}, {"total", std::move(total)}};
+}
+
 Result<json> scrub(const Command& command) {
   const std::uint64_t found = TRY(command.pool.scrub(command.progress, command.number("bytes_per_second", 0)));
   return json{{"found", found}};
@@ -187,6 +203,7 @@ constexpr Operation kOperations[] = {
     {"survey", survey},
     {"events", events},
     {"map", map},
+    {"du", du},
     {"scrub", scrub},
     {"patrol", patrol},
     {"settle", settle},

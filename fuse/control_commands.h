@@ -7,7 +7,8 @@
 //
 // clang-format off
 //   op               request                               reply
-//   volume-list                                            volumes: [VOLUME]
+//   volume-list      [space: false]                        volumes: [VOLUME], with space: USAGE where asked for, which
+//                                                          reads all maps
 //   volume-create    name                                  number
 //   volume-delete    name                                  {}
 //   volume-rollback  volume, snapshot                      {}       `volume` becomes what `snapshot` is
@@ -26,6 +27,7 @@
 //   map              FILE, [from_bytes: 0],                inode, path, size_bytes, block_count, generation,
 //                    [owners: true],                       extents: [EXTENT],
 //                    [limit: 10000 extents]                next_bytes: number or null (go on there)
+//   du               volume, inodes: [number]              trees: [USAGE] of each file or tree; total: USAGE of all together
 //   scrub            [bytes_per_second: no bound]          found: bad blocks that nobody knew of; before the reply come
 //                                                          lines {"progress": {done, total}}
 //   patrol           action: "status", "begin", "pause",   SCRUB. `begin` also goes on with what is paused, and needs a
@@ -43,6 +45,8 @@
 //               [{offset_bytes, length_bytes}], the sectors that the owner cannot read
 //   EXTENT      offset_bytes, length_bytes, state ("hole", "unwritten", "data"); not for holes: pool_offset_bytes,
 //               owners (0 when not asked for), shared, bad
+//   USAGE       files, data_bytes, exclusive_bytes (free without it), shared_bytes, metadata_bytes,
+//               exclusive_metadata_bytes; each block once
 //   EVENT       sequence, time: TIME, kind (name_of(EventKind)), block, pool_offset_bytes, volume, inode, path,
 //               offset_bytes, length_bytes, process, text
 //   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path,

@@ -270,6 +270,15 @@ json to_json(const Event& event) {
           {"text", event.text}};
 }
 
+json to_json(const SpaceUsage& usage) {
+  return {{"files", usage.files},
+          {"data_bytes", usage.data_blocks * kBlockBytes},
+          {"exclusive_bytes", usage.exclusive_data_blocks * kBlockBytes},
+          {"shared_bytes", (usage.data_blocks - usage.exclusive_data_blocks) * kBlockBytes},
+          {"metadata_bytes", usage.metadata_blocks * kBlockBytes},
+          {"exclusive_metadata_bytes", usage.exclusive_metadata_blocks * kBlockBytes}};
+}
+
 json to_json(const FileExtent& extent) {
   json object{{"offset_bytes", byte_offset(extent.start)},
               {"length_bytes", extent.count * kBlockBytes},

@@ -6,6 +6,7 @@
 #include "engine/health.h"
 #include "engine/patrol.h"
 #include "engine/pool.h"
+#include "engine/space_usage.h"
 #include "engine/survey.h"
 
 namespace daxcow {
@@ -22,5 +23,6 @@ nlohmann::json to_json(const ScrubStatus& status);
 nlohmann::json to_json(const PoolSurvey& survey);
 nlohmann::json to_json(const Event& event);
 nlohmann::json to_json(const FileExtent& extent);
+nlohmann::json to_json(const SpaceUsage& usage);
 
 }  // namespace daxcow

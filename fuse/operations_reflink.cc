@@ -29,6 +29,7 @@ void offer(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file) {
 
 // The kernel has no pages of what was there before when this returns. What it had not written yet, it writes now.
 void forget_range(fuse_req_t request, fuse_ino_t node, ReflinkMode mode, std::uint64_t offset, std::uint64_t length) {
+  if (mode == ReflinkMode::kCompare) return;
   if (mode == ReflinkMode::kDedupe) return forget_attributes(request, node);  // the content is what it was
   const bool whole = mode == ReflinkMode::kReplace;
   (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, whole ? 0 : static_cast<off_t>(offset),
@@ -40,7 +41,7 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
   const InodeNumber inode(node);
   const auto mode = static_cast<ReflinkMode>(call.mode);
   std::uint32_t clear_mode = 0;
-  if (mode != ReflinkMode::kDedupe) {
+  if (mode != ReflinkMode::kDedupe && mode != ReflinkMode::kCompare) {
     target.note_change_behind_pages(inode);
     // As for a write: set-id bits go unless root writes, file capabilities always.
     const auto attributes = target.attributes(inode);
@@ -54,8 +55,9 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
     forget_range(request, node, mode, call.to_offset, 0);
     return reply_error(request, done.error());
   }
-  if (*done != 0 || mode == ReflinkMode::kReplace) forget_range(request, node, mode, call.to_offset, *done);
-  call.done_bytes = *done;
+  if (done->bytes != 0 || mode == ReflinkMode::kReplace) forget_range(request, node, mode, call.to_offset, done->bytes);
+  call.done_bytes = done->bytes;
+  call.new_bytes = done->new_bytes;
   fuse_reply_ioctl(request, 0, &call, sizeof call);
 }
 
@@ -69,10 +71,12 @@ bool may_dedupe(fuse_req_t request, fuse_ino_t node) {
 
 void call(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file, const ReflinkCall& wanted) {
   auto& mount = context(request);
-  if (wanted.mode > static_cast<std::uint64_t>(ReflinkMode::kCopy)) return (void)fuse_reply_err(request, EINVAL);
-  const bool dedupe = wanted.mode == static_cast<std::uint64_t>(ReflinkMode::kDedupe);
-  if ((file->fh & kOpenForWriting) == 0) {
-    if (!dedupe) return (void)fuse_reply_err(request, EBADF);
+  if (wanted.mode > static_cast<std::uint64_t>(ReflinkMode::kCompare)) return (void)fuse_reply_err(request, EINVAL);
+  const auto mode = static_cast<ReflinkMode>(wanted.mode);
+  if (mode == ReflinkMode::kCompare) {
+    if ((file->fh & kOpenForReading) == 0) return (void)fuse_reply_err(request, EBADF);
+  } else if ((file->fh & kOpenForWriting) == 0) {
+    if (mode != ReflinkMode::kDedupe) return (void)fuse_reply_err(request, EBADF);
     if (mount.read_only.load()) return (void)fuse_reply_err(request, EROFS);
     if (!may_dedupe(request, node)) return (void)fuse_reply_err(request, EPERM);
   }

@@ -30,7 +30,7 @@ int request_ticket(int source, ReflinkTicket& ticket) {
   return ticket.magic == kReflinkMagic ? 0 : ENOTTY;
 }
 
-std::expected<std::uint64_t, int> share(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+std::expected<ReflinkDone, int> share(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
   ReflinkCall call{};
   call.from_offset = range.from_offset;
   call.to_offset = range.to_offset;
@@ -38,19 +38,20 @@ std::expected<std::uint64_t, int> share(int source, int target, ReflinkMode mode
   call.mode = static_cast<std::uint64_t>(mode);
   for (int attempt = 1;; ++attempt) {
     if (const int problem = request_ticket(source, call.source); problem != 0) return std::unexpected(problem);
-    if (::ioctl(target, kReflinkCall, &call) == 0) return call.done_bytes;
+    if (::ioctl(target, kReflinkCall, &call) == 0) return ReflinkDone{call.done_bytes, call.new_bytes};
     if (errno != EAGAIN || attempt == kAttempts) return std::unexpected(errno);
   }
 }
 
-std::expected<std::uint64_t, int> dedupe(int source, int target, const ReflinkRange& range) {
-  std::uint64_t done = 0;
-  while (done < range.length) {
-    const std::uint64_t length = std::min(kDedupePieceBytes, range.length - done);
-    const auto step = share(source, target, ReflinkMode::kDedupe, {range.from_offset + done, range.to_offset + done, length});
+std::expected<ReflinkDone, int> in_pieces(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+  ReflinkDone done;
+  while (done.bytes < range.length) {
+    const std::uint64_t length = std::min(kDedupePieceBytes, range.length - done.bytes);
+    const auto step = share(source, target, mode, {range.from_offset + done.bytes, range.to_offset + done.bytes, length});
     if (!step) return step;
-    done += *step;
-    if (*step != length) break;
+    done.bytes += step->bytes;
+    done.new_bytes += step->new_bytes;
+    if (step->bytes != length) break;
   }
   return done;
 }
@@ -73,14 +74,14 @@ bool is_on_daxcow(int file) {
   return problem == 0 || problem == EBADF;
 }
 
-std::expected<std::uint64_t, int> reflink_files(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+std::expected<ReflinkDone, int> reflink_files(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
   if (!is_fuse(source) || !is_fuse(target)) return std::unexpected(ENOTTY);
   if (::fsync(source) != 0 || ::fsync(target) != 0) return std::unexpected(errno);  // what was changed through mappings
-  if (mode == ReflinkMode::kDedupe) return dedupe(source, target, range);
+  if (mode == ReflinkMode::kDedupe || mode == ReflinkMode::kCompare) return in_pieces(source, target, mode, range);
   const auto done = share(source, target, mode, range);
   if (!done) return done;
-  const std::uint64_t end = (mode == ReflinkMode::kReplace ? 0 : range.to_offset) + *done;
-  if (const int problem = *done != 0 || mode == ReflinkMode::kReplace ? refresh_size(target, mode, end) : 0; problem != 0)
+  const std::uint64_t end = (mode == ReflinkMode::kReplace ? 0 : range.to_offset) + done->bytes;
+  if (const int problem = done->bytes != 0 || mode == ReflinkMode::kReplace ? refresh_size(target, mode, end) : 0; problem != 0)
     return std::unexpected(problem);
   return done;
 }

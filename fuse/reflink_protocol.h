@@ -10,6 +10,7 @@
 //
 // The second ioctl answers as FICLONERANGE and FIDEDUPERANGE do, by the mode; EBADE is "the ranges differ", EXDEV "another
 // pool", EAGAIN "the ticket has expired". For kDedupe the target need not be open for writing if the caller is root or owns it.
+// kCompare needs both open for reading.
 // What the kernel has not written yet is not seen: fsync both files first. fstat the target afterwards: the kernel has
 // forgotten its attributes, and goes by the size that it knew until somebody asks. reflink_files() does all that.
 #pragma once
@@ -35,7 +36,7 @@ struct ReflinkCall {
   ReflinkTicket source;
   std::uint64_t from_offset, to_offset, length;  // as in ReflinkRange
   std::uint64_t mode;                            // a ReflinkMode
-  std::uint64_t done_bytes;                      // filled in
+  std::uint64_t done_bytes, new_bytes;           // filled in, as in ReflinkDone
 };
 
 inline constexpr unsigned kReflinkOffer = _IOR(0xda, 1, ReflinkTicket);

@@ -7,16 +7,24 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <span>
+
+#include "fuse/remap_request.h"
 
 namespace daxcow {
 
 namespace {
 
 constexpr std::uint32_t kWantedFlags = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
+#ifdef DAXCOW_FUSE_REMAP
+constexpr bool kWantsRemap = true;
+#else
+constexpr bool kWantsRemap = false;  // see fuse/remap_request.h
+#endif
 
 // INIT is the first request of a session and is handled by the thread that read it, as every request.
 thread_local std::uint64_t init_request = 0;  // its `unique`; 0: this thread handles no INIT
-thread_local std::uint32_t init_offered = 0;
+thread_local std::uint32_t init_offered = 0, init_offered2 = 0;
 thread_local bool kills_set_id = false;
 
 template <class T>
@@ -40,6 +48,7 @@ void look_at_request(const char* request, std::size_t length) {
     case FUSE_INIT:
       init_request = header.unique;
       init_offered = field(offsetof(fuse_init_in, flags));
+      init_offered2 = (init_offered & FUSE_INIT_EXT) != 0 ? field(offsetof(fuse_init_in, flags2)) : 0;
       break;
     case FUSE_WRITE:
       kills_set_id = (field(offsetof(fuse_write_in, write_flags)) & FUSE_WRITE_KILL_SUIDGID) != 0;
@@ -52,10 +61,19 @@ void look_at_request(const char* request, std::size_t length) {
   }
 }
 
-ssize_t read_request(int device, void* buffer, std::size_t length, void*) {
-  const ssize_t got = ::read(device, buffer, length);
-  if (got > 0) look_at_request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
-  return got;
+ssize_t read_request(int device, void* buffer, std::size_t length, void* userdata) {
+  for (;;) {
+    const ssize_t got = ::read(device, buffer, length);
+    if (got <= 0) return got;
+    const std::span request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
+    if (kWantsRemap && is_remap_request(request)) {  // libfuse knows no such request
+      const auto reply = answer_remap_request(*static_cast<MountContext*>(userdata), request);
+      (void)!::write(device, reply.data(), reply.size());  // ENOENT: nobody waits for it any more
+      continue;
+    }
+    look_at_request(request.data(), request.size());
+    return got;
+  }
 }
 
 // The reply to INIT is a header and a fuse_init_out, in two pieces.
@@ -71,6 +89,13 @@ ssize_t write_reply(int device, iovec* pieces, int count, void*) {
     char* flags_at = static_cast<char*>(pieces[1].iov_base) + offsetof(fuse_init_out, flags);
     const std::uint32_t flags = load<std::uint32_t>(flags_at) | (kWantedFlags & init_offered);
     std::memcpy(flags_at, &flags, sizeof flags);
+    if (kWantsRemap && (init_offered2 & kRemapInitFlag2) != 0 &&
+        pieces[1].iov_len >= offsetof(fuse_init_out, flags2) + sizeof(std::uint32_t)) {
+      char* flags2_at = static_cast<char*>(pieces[1].iov_base) + offsetof(fuse_init_out, flags2);
+      const std::uint32_t flags2 = load<std::uint32_t>(flags2_at) | kRemapInitFlag2, extended = flags | FUSE_INIT_EXT;
+      std::memcpy(flags2_at, &flags2, sizeof flags2);
+      std::memcpy(flags_at, &extended, sizeof extended);
+    }
     init_request = 0;
   }
   return ::writev(device, pieces, count);

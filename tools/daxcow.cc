@@ -28,6 +28,8 @@ constexpr Subcommand kSubcommands[] = {
     {"clone", "SRC DST", "make DST share the blocks of SRC", clone},
     {"map", "FILE | --svg POOL", "list the runs of a file, or draw a pool: where, shared, bad", map},
     {"run", "COMMAND...", "run a command in which every program can clone", tools::run},
+    {"dedupe", "PATH...", "find equal blocks of files and share them", dedupe},
+    {"du", "PATH...", "space of files and trees: exclusive, shared", du},
     {"owners", "POOL OFFSET", "list every file range that a block belongs to", owners},
     {"poison list", "POOL", "list the bad blocks and whose they are", poison_list},
     {"rescue", "FILE DEST", "copy what can be read of a file, with a map of what is lost", rescue},

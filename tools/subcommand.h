@@ -16,6 +16,10 @@ int volume_rollback(const std::string& program, const Arguments& arguments);
 int snapshot(const std::string& program, const Arguments& arguments);
 // tools/subcommand_clone.cc
 int clone(const std::string& program, const Arguments& arguments);
+// tools/subcommand_dedupe.cc
+int dedupe(const std::string& program, const Arguments& arguments);
+// tools/subcommand_du.cc
+int du(const std::string& program, const Arguments& arguments);
 // tools/subcommand_file.cc
 int map(const std::string& program, const Arguments& arguments);
 // tools/subcommand_run.cc

@@ -57,10 +57,10 @@ Result<> clone_open(const OpenFile& from, const OpenFile& to, ReflinkMode mode, 
       if (done.error() == EINVAL && one_file) return fail(ErrorCode::kInvalid, to.path + ": the ranges overlap");
       return std::unexpected(path_error(done.error(), to.path));
     }
-    if (mode == ReflinkMode::kReplace || *done == 0 || *done == range.length) return {};
-    range.from_offset += *done;
-    range.to_offset += *done;
-    range.length -= *done;
+    if (mode == ReflinkMode::kReplace || done->bytes == 0 || done->bytes == range.length) return {};
+    range.from_offset += done->bytes;
+    range.to_offset += done->bytes;
+    range.length -= done->bytes;
   }
 }
 

@@ -98,13 +98,15 @@ int volume_rollback(const std::string& program, const Arguments& arguments) {
 }
 
 int volume_list(const std::string& program, const Arguments& arguments) {
-  CommandLine line(program, "POOL [--json]", "Lists the volumes and snapshots of a pool.");
+  CommandLine line(program, "POOL [--space] [--json]", "Lists the volumes and snapshots of a pool.");
+  line.flag("space", "tell how much data each has, and how much of that is in no other: it comes free when the volume is\n"
+                     "deleted. Reads the maps of all files");
   line.flag("json", "print JSON");
   line.positional("pool");
   if (auto exit_code = line.parse(arguments)) return *exit_code;
   auto access = PoolAccess::open(line.text("pool"), PoolAccess::Need::kRead);
   if (!access) return line.fail(access.error());
-  auto reply = access->call({{"op", "volume-list"}});
+  auto reply = access->call({{"op", "volume-list"}, {"space", line.has("space")}});
   if (!reply) return line.fail(reply.error());
   json& volumes = reply->at("volumes");
   for (const json& mount : mounts_of(*access))
@@ -114,15 +116,22 @@ int volume_list(const std::string& program, const Arguments& arguments) {
     print_json(*reply);
     return kSuccess;
   }
-  Table table({{"NAME"}, {"KIND"}, {"ACCESS"}, {"CREATED"}, {"ORIGIN"}, {"MOUNTED AT"}});
+  std::vector<Table::Column> columns{{"NAME"}, {"KIND"}, {"ACCESS"}, {"CREATED"}, {"ORIGIN"}, {"MOUNTED AT"}};
+  if (line.has("space"))
+    for (const char* title : {"DATA", "EXCLUSIVE", "SHARED"}) columns.push_back({title, Table::Align::kRight});
+  Table table(std::move(columns));
   for (const json& volume : volumes) {
     const std::string point = volume.value("mount_point", "");
-    table.add({volume.value("name", ""), volume.value("snapshot", false) ? "snapshot" : "volume",
+    std::vector<std::string> row{volume.value("name", ""), volume.value("snapshot", false) ? "snapshot" : "volume",
                volume.value("read_only", false) ? "ro" : "rw",
                local_time(volume.at("created").value("seconds", std::int64_t{0})), volume.value("origin", ""),
                !point.empty()                   ? point
                : volume.value("mounted", false) ? "yes"
-                                                : "-"});
+                                                : "-"};
+    if (line.has("space"))
+      for (const char* figure : {"data_bytes", "exclusive_bytes", "shared_bytes"})
+        row.push_back(human_size(volume.at("space").value(figure, std::uint64_t{0})));
+    table.add(std::move(row));
   }
   table.print();
   return kSuccess;
