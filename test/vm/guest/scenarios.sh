@@ -359,7 +359,7 @@ scenario_namespace() {
   local ticks offset
   make_files namespace
   if [[ $backing == devdax ]]; then
-    ndctl disable-namespace -f $namespace >/dev/null
+    ndctl disable-namespace $namespace >/dev/null
     check "disabled" yes "$([[ -e $pool ]] && echo no || echo yes)"
     timeout -s KILL 20 daxcow_pages check /m/main/alone /reference/alone >/tmp/pages
     check "reads end" yes "$( (($? != 137)) && echo yes)"
@@ -384,6 +384,7 @@ scenario_namespace() {
   fi
   drop_caches
   check damage "" "$(damage)"
+  drop_caches
   offset=$(offset_of /m/main/alone 1)
   events_begin
   inject "$offset" 8
