@@ -367,7 +367,7 @@ scenario_namespace() {
     ticks=$(daemon_ticks)
     sleep 3
     check "idle" yes "$(ticks=$(($(daemon_ticks) - ticks)); ((ticks < 50)) && echo yes || echo "$ticks ticks")"
-    check "daemon" alive "$(daemon_state)"
+    check "daemon" alive "$(kill -0 "$daemon" && echo alive || echo dead)"
     daemon_unmount
     ndctl enable-namespace $namespace >/dev/null
     wait_until test -e $pool
