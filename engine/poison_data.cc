@@ -124,8 +124,9 @@ void Poison::publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRa
   for (const SectorRun& run : sector_runs(sectors)) {
     event.offset_bytes = byte_offset(owner.first) + run.first * kSectorBytes;
     event.length_bytes = run.count * kSectorBytes;
-    event.text = "data lost: volume " + event.volume + ", " + event.path + ", " +
-                 describe_range(event.offset_bytes, event.length_bytes) + "; overwrite, punch or restore this range";
+    event.text = "data lost: " + event.path + " of volume " + event.volume + ", " +
+                 describe_range(event.offset_bytes, event.length_bytes) +
+                 ": reading them fails from now on; restore or overwrite this range, punch a hole, or remove the file";
     publish(event);
   }
 }

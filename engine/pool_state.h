@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "engine/graveyard.h"
+#include "engine/patrol.h"
 #include "engine/poison.h"
 #include "engine/pool.h"
 #include "engine/store.h"
@@ -64,6 +65,7 @@ struct Pool::State final : PoisonHost {
   PoolServices services;
   Volume::State zero;  // volume 0
   Poison poison;
+  Patrol patrol;
   Mutex observer_mutex;
   PoisonObserver* observer = nullptr;  // observer_mutex
 

@@ -39,7 +39,7 @@ Result<> copy_data(Store& store, const FileView& view, std::uint64_t offset, std
     }
     const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
     const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
-    if (store.ledger().touches(run)) return fail(ErrorCode::kPoisoned);
+    if (store.ledger().touches_bytes(at, part.size())) return fail(ErrorCode::kPoisoned);
     if (auto done = store.medium().read(at, part); !done) {
       store.suspect(run);
       return std::unexpected(done.error());
@@ -70,6 +70,27 @@ ReadLease::ReadLease(ReadLease&&) noexcept = default;
 ReadLease& ReadLease::operator=(ReadLease&&) noexcept = default;
 ReadLease::~ReadLease() = default;
 
+namespace {
+
+// A stretch with blocks of the ledger. What lies in these is copied, as nobody can copy it from the mapping.
+Result<> read_around_bad_sectors(Store& store, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& pieces,
+                                 std::vector<std::unique_ptr<std::byte[]>>& copies) {
+  if (store.ledger().touches_bytes(offset, length)) return fail(ErrorCode::kPoisoned);
+  for (const std::uint64_t end = offset + length; offset < end;) {
+    const std::uint64_t count = std::min(end, (offset / kBlockBytes + 1) * kBlockBytes) - offset;
+    auto* from = const_cast<std::byte*>(store.medium().mapping()) + offset;
+    if (store.ledger().mask(BlockNumber(offset / kBlockBytes)) != 0) {
+      from = copies.emplace_back(std::make_unique<std::byte[]>(count)).get();
+      if (!store.medium().read(offset, std::span(from, count))) return fail(ErrorCode::kPoisoned);
+    }
+    pieces.push_back({from, count});
+    offset += count;
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time) {
   State& state = *state_;
   ReadLease lease;
@@ -99,12 +120,28 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     }
     const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
     const BlockNumber first_block(at / kBlockBytes);
-    if (state.store.ledger().touches({first_block, blocks_for(at + (last - first)) - first_block.value})) return fail(ErrorCode::kPoisoned);
-    lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
+    if (state.store.ledger().touches({first_block, blocks_for(at + (last - first)) - first_block.value}))
+      TRY(read_around_bad_sectors(state.store, at, last - first, lease.pieces_, lease.copies_));
+    else
+      lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
   }
   lease.bytes_ = length;
   if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
   return lease;
+}
+
+void Volume::suspect(const ReadLease& lease) {
+  Store& store = state_->store;
+  const std::byte* const mapping = store.medium().mapping();
+  for (const iovec& piece : lease.pieces_) {
+    const auto* const bytes = static_cast<const std::byte*>(piece.iov_base);
+    if (bytes < mapping || bytes >= mapping + store.medium().size_bytes()) continue;
+    const auto offset = static_cast<std::uint64_t>(bytes - mapping);
+    for (BlockNumber block(offset / kBlockBytes); byte_offset(block) < offset + piece.iov_len; ++block) {
+      Block content;
+      if (!store.medium().read(byte_offset(block), content.bytes)) store.suspect({block, 1});
+    }
+  }
 }
 
 Result<std::uint64_t> State::read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {

@@ -1,13 +1,14 @@
 #include "fuse/control_commands.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <limits>
 
 #include <fmt/format.h>
 
+#include "engine/health.h"
+#include "engine/patrol.h"
+#include "engine/survey.h"
 #include "fuse/control_json.h"
+#include "fuse/metrics.h"
 
 namespace daxcow {
 
@@ -91,7 +92,22 @@ Result<json> poison_list(const Command& command) {
   return json{{"blocks", std::move(blocks)}};
 }
 
-Result<json> stat(const Command& command) { return to_json(TRY(command.pool.statistics())); }
+Result<json> stat(const Command& command) {
+  json reply = to_json(TRY(command.pool.statistics()));
+  reply["health"] = to_json(TRY(command.pool.health()));
+  return reply;
+}
+
+Result<json> metrics(const Command& command) {
+  Pool& pool = command.pool;
+  return json{{"text", metrics_text(TRY(pool.statistics()), TRY(pool.health()), pool.patrol().status(),
+                                    pool.events().counts())}};
+}
+
+Result<json> survey(const Command& command) {
+  const auto cells = std::clamp<std::uint64_t>(command.number("cells", 2048), 1, 65'536);
+  return to_json(TRY(command.pool.survey(cells)));
+}
 
 Result<json> events(const Command& command) {
   const auto wait = std::min<std::uint64_t>(command.number("wait_milliseconds", 0), 1000);
@@ -126,78 +142,27 @@ Result<json> map(const Command& command) {
               {"next_bytes", std::move(next)}};
 }
 
-Result<json> clone(const Command& command) {
-  const auto& to_request = command.request.at("to");
-  const auto& from_request = command.request.at("from");
-  const auto to = TRY(open_file(command, to_request, false));
-  // One volume can be held once only, unless it is mounted.
-  OpenFile from;
-  if (from_request.at("volume") == to_request.at("volume")) {
-    from.volume = to.volume;
-    if (from_request.contains("inode"))
-      from.attributes = TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())));
-    else
-      from.attributes = TRY(to.volume->find(from_request.at("path").get<std::string>()));
-  } else {
-    from = TRY(open_file(command, from_request, true));
-  }
-  if (!S_ISREG(from.attributes.mode) || !S_ISREG(to.attributes.mode))
-    return fail(ErrorCode::kInvalid, "both ends of a clone must be regular files");
-
-  const auto from_start = command.number("from_bytes", 0);
-  const auto to_start = command.number("to_bytes", 0);
-  const auto available = from.attributes.size_bytes - std::min(from.attributes.size_bytes, from_start);
-  const auto length = std::min(command.number("length_bytes", available), available);
-  const auto report_change = [&](std::uint64_t done) {
-    if (command.mounted != nullptr) command.mounted->changed(*to.volume, to.attributes.inode, to_start, done);
-  };
-  // What the kernel has of the target is old until it has been told.
-  struct Writer {
-    Volume& volume;
-    InodeNumber inode;
-    Writer(Volume& target, InodeNumber number) : volume(target), inode(number) {
-      volume.remember(inode);
-      volume.open_for_writing(inode);
-      volume.note_change_behind_pages(inode);
-    }
-    Writer(const Writer&) = delete;
-    Writer& operator=(const Writer&) = delete;
-    ~Writer() {
-      volume.close_for_writing(inode);
-      volume.forget(inode, 1);
-    }
-  };
-  const Writer writer(*to.volume, to.attributes.inode);
-  std::uint64_t done = 0;
-  while (done < length) {
-    auto step = from.volume == to.volume
-                    ? from.volume->clone_range(from.attributes.inode, from_start + done, to.attributes.inode,
-                                               to_start + done, length - done)
-                    : from.volume->clone_range_to(from.attributes.inode, from_start + done, *to.volume,
-                                                  to.attributes.inode, to_start + done, length - done);
-    if (!step) {
-      report_change(done);
-      return std::unexpected(std::move(step).error());
-    }
-    if (*step == 0) break;
-    done += *step;
-    if (command.progress) command.progress(done, length);
-  }
-  if (command.request.value("truncate", false)) {
-    AttributeChange change;
-    change.size_bytes = to_start + done;
-    auto truncated = to.volume->set_attributes(to.attributes.inode, change);
-    report_change(std::numeric_limits<std::int64_t>::max() - to_start);
-    if (!truncated) return std::unexpected(std::move(truncated).error());
-  } else {
-    report_change(done);
-  }
-  return json{{"bytes_done", done}};
+Result<json> scrub(const Command& command) {
+  const std::uint64_t found = TRY(command.pool.scrub(command.progress, command.number("bytes_per_second", 0)));
+  return json{{"found", found}};
 }
 
-Result<json> scrub(const Command& command) {
-  const std::uint64_t found = TRY(command.pool.scrub(command.progress));
-  return json{{"found", found}};
+Result<json> patrol(const Command& command) {
+  Patrol& patrol = command.pool.patrol();
+  const auto action = command.text("action");
+  std::optional<std::uint64_t> rate;
+  if (command.request.contains("bytes_per_second")) rate = command.number("bytes_per_second", 0);
+  if (action == "begin")
+    TRY(patrol.begin(rate.value_or(Patrol::kUsualBytesPerSecond)));
+  else if (action == "pause")
+    TRY(patrol.pause());
+  else if (action == "resume")
+    TRY(patrol.resume(rate));
+  else if (action == "stop")
+    TRY(patrol.stop());
+  else if (action != "status")
+    return fail(ErrorCode::kInvalid, fmt::format("unknown action \"{}\"", action));
+  return to_json(patrol.status());
 }
 
 Result<json> settle(const Command& command) {
@@ -218,10 +183,12 @@ constexpr Operation kOperations[] = {
     {"owners", owners},
     {"poison-list", poison_list},
     {"stat", stat},
+    {"metrics", metrics},
+    {"survey", survey},
     {"events", events},
     {"map", map},
-    {"clone", clone},
     {"scrub", scrub},
+    {"patrol", patrol},
     {"settle", settle},
 };
 

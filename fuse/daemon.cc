@@ -21,6 +21,7 @@
 #include "engine/medium_pmem2.h"
 #include "fuse/control_client.h"
 #include "fuse/mount_table.h"
+#include "fuse/one_line.h"
 #include "fuse/service_manager.h"
 
 namespace daxcow {
@@ -98,12 +99,18 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   PoolOptions pool_options;
   pool_options.read_only = options.read_only;
   pool_options.cache_bytes = options.cache_bytes;
-  pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
+  pool_options.patrol = true;
+  pool_options.patrol_bytes_per_second = options.scrub_bytes_per_second;
+  pool_options.log = [pool = options.pool_path](const std::string& line) {
+    spdlog::warn("{}: {}", pool, one_line(line));
+  };
   auto pool = Pool::open(std::move(medium), std::move(pool_options));
   if (!pool) return fail(pool.error().code, fmt::format("{}: {}", options.pool_path, describe(pool.error())));
   daemon->pool_ = *std::move(pool);
   const std::string socket = TRY(control_socket_path(options.pool_path));
   Daemon& self = *daemon;
+  daemon->hooks_ = std::make_unique<Hooks>(options.hooks_directory, options.pool_path, daemon->pool_->events(),
+                                           [&self](const std::string& volume) { return self.mount_point_of(volume); });
   daemon->notifier_ =
       std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
   daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
@@ -114,10 +121,16 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
 Daemon::~Daemon() {
   server_.reset();  // first: the next daemon makes its own socket as soon as it has the pool
   notifier_.reset();
-  sessions_.clear();
+  {
+    std::vector<std::shared_ptr<Session>> gone;
+    std::lock_guard lock(mutex_);
+    gone.swap(sessions_);
+  }
   if (pool_ == nullptr) return;
+  if (hooks_) hooks_->detach();
   pool_.reset();
   spdlog::info("{} is closed", options_.pool_path);
+  hooks_.reset();  // nobody waits for them: the next daemon may have the pool
 }
 
 // --- requests --------------------------------------------------------------------------------------------------------
@@ -163,6 +176,11 @@ class Daemon::Conversation {
     if (request.value("relaxed", false) != daemon_.options_.relaxed)
       notes.push_back(fmt::format("the pool's first mount was {}relaxed, and so is this one",
                                   daemon_.options_.relaxed ? "" : "not "));
+    if (request.contains("scrub") && request["scrub"] != daemon_.options_.scrub_bytes_per_second)
+      notes.push_back("scrub= of the pool's first mount stays in force");
+    if (request.contains("hooks") && request["hooks"] != daemon_.options_.hooks_directory)
+      notes.push_back(
+          fmt::format("hooks= of the pool's first mount stays in force: {}", daemon_.options_.hooks_directory));
     return {{"prepared", true}, {"notes", std::move(notes)}, {"process", ::getpid()}};
   }
 
@@ -244,6 +262,7 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
   options.threads = std::clamp(request.value("threads", options.threads), 2u, 1024u);  // one could wait for itself
   options.debug = request.value("debug", false);
   options.directory = request.at("directory").get<std::string>();
+  options.reflink_sources = &reflink_sources_;
   auto volume = TRY(mount_volume(request.at("volume").get<std::string>(), request.value("read_only", false)));
   auto session = TRY(Session::create(std::move(volume), std::move(device), std::move(options)));
   std::lock_guard lock(mutex_);
@@ -321,15 +340,18 @@ std::shared_ptr<Session> Daemon::find_session(dev_t st_dev) {
   return found == sessions_.end() ? nullptr : *found;
 }
 
+std::optional<std::string> Daemon::mount_point_of(const std::string& volume) {
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_)
+    if (session->volume_name() == volume && session->started()) return session->directory();
+  return std::nullopt;
+}
+
 std::shared_ptr<Volume> Daemon::find(std::string_view name) {
   std::lock_guard lock(mutex_);
   for (const auto& session : sessions_)
     if (session->volume_name() == name) return session->volume();
   return nullptr;
-}
-
-void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
-  if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
 }
 
 // --- life ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ json to_json(const MountRequest& request) {
           {"threads", options.threads},
           {"cache", options.cache_bytes},
           {"relaxed", options.relaxed},
+          {"hooks", options.hooks_directory},
+          {"scrub", options.scrub_bytes_per_second},
           {"debug", request.debug}};
 }
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
-#include <vector>
 
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
@@ -60,6 +59,8 @@ void set_open_reply(fuse_req_t request, fuse_file_info* file) {
   // Who looks whether a page is there must not make the kernel drop it.
   file->keep_cache = mount.behaviour.keep_cache || fuse_req_ctx(request)->pid == mount.page_reader;
   file->noflush = 1;  // nothing is held back for the time when a file is closed
+  const int access = file->flags & O_ACCMODE;
+  file->fh = (access != O_WRONLY ? kOpenForReading : 0) | (access != O_RDONLY ? kOpenForWriting : 0);
 }
 
 void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
@@ -73,18 +74,12 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
   auto& mount = context(request);
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
-  int result;
-  {
-    const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
-    if (!lease) return reply_error(request, lease.error());
-    const auto pieces = lease->pieces();
-    result = fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
-  }
-  if (result != -EFAULT) return;
-  // The kernel met poison that nobody knew of while it copied from the pool. It has answered EIO to the reader, and the
-  // request is gone. A copy of the engine's own finds the block and says so.
-  std::vector<std::byte> discarded(size);
-  (void)mount.volume->read(inode, start, discarded);
+  const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
+  if (!lease) return reply_error(request, lease.error());
+  const auto pieces = lease->pieces();
+  // The kernel may meet poison that nobody knew of while it copies from the pool: it has answered EIO to the reader
+  // then, and the request is gone.
+  if (fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size())) == -EFAULT) mount.volume->suspect(*lease);
 }
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
@@ -144,11 +139,6 @@ void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_f
   const auto found = volume(request).seek(InodeNumber(node), static_cast<std::uint64_t>(offset), whence == SEEK_DATA);
   if (!found) return reply_error(request, found.error());
   fuse_reply_lseek(request, static_cast<off_t>(*found));
-}
-
-void ioctl(fuse_req_t request, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*, std::size_t,
-           std::size_t) {
-  fuse_reply_err(request, ENOTTY);
 }
 
 }  // namespace daxcow::handlers
