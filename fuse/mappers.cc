@@ -103,13 +103,15 @@ void parse_mappings(std::string_view maps, FunctionRef<void(const ProcessMapping
   }
 }
 
+// Visits each mapping of a file in one of the two looks at a process. (Without the query, all in the first one.)
 void for_each_mapping(pid_t process, Sharing sharing, FunctionRef<void(const ProcessMapping&)> visit) {
   const FileDescriptor maps(::open(fmt::format("/proc/{}/maps", process).c_str(), O_RDONLY | O_CLOEXEC));
   if (!maps) return;
   const auto visit_wanted = [&](const ProcessMapping& mapping) {
     if (mapping.is_private == (sharing == Sharing::kPrivate)) visit(mapping);
   };
-  if (!query_mappings(maps.get(), sharing, visit_wanted)) parse_mappings(read_all(maps.get()), visit_wanted);
+  if (!query_mappings(maps.get(), sharing, visit_wanted) && sharing == Sharing::kShared)
+    parse_mappings(read_all(maps.get()), visit);
 }
 
 // The address of the first page of the range in this mapping, which is of its file.

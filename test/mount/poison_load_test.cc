@@ -49,42 +49,28 @@ constexpr std::uint64_t kPages = 64;  // of each
 constexpr std::uint64_t kHotPages = 32;
 constexpr std::uint64_t kBystander = 100;  // the number of the file that nothing happens to
 constexpr auto kPatience = 60s;            // of the watchdog, on a machine that has much else to do
-constexpr std::uint64_t kLinesOfPage = kBlockBytes / kLineBytes;
 
-struct Line {
-  std::uint64_t file, position, version, check;
-  std::array<std::uint64_t, 4> filler;
-};
-static_assert(sizeof(Line) == kLineBytes);
+using Word = std::uint64_t;
+constexpr std::uint64_t kWordsOfPage = kBlockBytes / sizeof(Word);
 
-std::uint64_t check_of(const Line& line) {
-  return (line.file + 1) * 0x9e3779b97f4a7c15ull ^ (line.position + 1) * 0xc2b2ae3d27d4eb4full ^
-         (line.version + 1) * 0x165667b19e3779f9ull;
-}
-Line make_line(std::uint64_t file, std::uint64_t position, std::uint64_t version) {
-  Line line{file, position, version, 0, {version, version, version, version}};
-  line.check = check_of(line);
-  return line;
+// Number of the file (7 bits, from 1), of the word in it (20), version (16), and a check of these (20).
+Word make_word(std::uint64_t file, std::uint64_t position, std::uint64_t version) {
+  const Word what = (file + 1) << 56 | (position & 0xfffff) << 36 | (version & 0xffff) << 20;
+  return what | (what * 0x9e3779b97f4a7c15ull) >> 44;
 }
 std::string make_pages(std::uint64_t file, std::uint64_t first_page, std::uint64_t pages, std::uint64_t version) {
-  std::string content;
-  for (std::uint64_t line = first_page * kLinesOfPage; line < (first_page + pages) * kLinesOfPage; ++line) {
-    const Line one = make_line(file, line, version);
-    content.append(reinterpret_cast<const char*>(&one), sizeof one);
-  }
-  return content;
+  std::vector<Word> words;
+  for (std::uint64_t at = first_page * kWordsOfPage; at < (first_page + pages) * kWordsOfPage; ++at)
+    words.push_back(make_word(file, at, version));
+  return {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(Word)};
 }
 // Whether these are bytes of that place of the file; hot pages may have been punched.
 bool is_right(const char* content, std::uint64_t length, std::uint64_t file, std::uint64_t offset, bool may_be_zero) {
-  static constexpr Line kZero{};
-  for (std::uint64_t at = 0; at < length; at += sizeof(Line)) {
-    Line line;
-    std::memcpy(&line, content + at, sizeof line);
-    if (may_be_zero && std::memcmp(&line, &kZero, sizeof line) == 0) continue;
-    if (line.file != file || line.position != (offset + at) / sizeof(Line) || line.check != check_of(line))
-      return false;
-    for (const auto word : line.filler)
-      if (word != line.version) return false;
+  for (std::uint64_t at = 0; at < length; at += sizeof(Word)) {
+    Word word;
+    std::memcpy(&word, content + at, sizeof word);
+    if (may_be_zero && word == 0) continue;
+    if (word != make_word(file, (offset + at) / sizeof(Word), word >> 20 & 0xffff)) return false;
   }
   return true;
 }
@@ -101,7 +87,7 @@ struct Shared {
 
 struct Victim {
   std::string path;
-  std::uint64_t number;  // that its lines carry: clones carry their source's
+  std::uint64_t number;  // that its words carry: clones carry their source's
   std::string volume = {};
   std::uint64_t inode = 0;
 };
@@ -226,9 +212,9 @@ class Worker {
         fail(fmt::format("wrong bytes in a mapping of {} page {}", path, page));
       }
       if (!writing) continue;
-      const std::uint64_t line = below(kHotPages * kLinesOfPage);
-      const Line content_line = make_line(number, line, random_());
-      if (!Guard::copy(base + line * kLineBytes, &content_line, sizeof content_line)) refused();
+      const std::uint64_t at = below(kHotPages * kWordsOfPage);
+      const Word word = make_word(number, at, random_());
+      if (!Guard::copy(base + at * sizeof word, &word, sizeof word)) refused();
       // (What could not be written is said here, and lost: it is in order for a page that went bad meanwhile.)
       if (i % 8 == 0 && ::msync(mapping, kHotPages * kBlockBytes, MS_SYNC) != 0) judge_error("msync " + path, true);
     }

@@ -198,6 +198,7 @@ make_files() {
   drop_caches
 }
 remove_files() {
+  release_holders
   rm -rf /m/main/* /m/second/*
   umount /m/before && daxcow volume delete "$pool" before
   rmdir /m/before

@@ -359,7 +359,7 @@ scenario_namespace() {
   local ticks offset
   make_files namespace
   if [[ $backing == devdax ]]; then
-    ndctl disable-namespace -f $namespace >/dev/null
+    ndctl disable-namespace $namespace >/dev/null
     check "disabled" yes "$([[ -e $pool ]] && echo no || echo yes)"
     timeout -s KILL 20 daxcow_pages check /m/main/alone /reference/alone >/tmp/pages
     check "reads end" yes "$( (($? != 137)) && echo yes)"
@@ -367,7 +367,7 @@ scenario_namespace() {
     ticks=$(daemon_ticks)
     sleep 3
     check "idle" yes "$(ticks=$(($(daemon_ticks) - ticks)); ((ticks < 50)) && echo yes || echo "$ticks ticks")"
-    check "daemon" alive "$(daemon_state)"
+    check "daemon" alive "$(kill -0 "$daemon" && echo alive || echo dead)"
     daemon_unmount
     ndctl enable-namespace $namespace >/dev/null
     wait_until test -e $pool
@@ -384,6 +384,7 @@ scenario_namespace() {
   fi
   drop_caches
   check damage "" "$(damage)"
+  drop_caches
   offset=$(offset_of /m/main/alone 1)
   events_begin
   inject "$offset" 8
