@@ -163,6 +163,15 @@ std::uint64_t& raw_slot(BlockType type, Block& content, std::uint64_t slot) {
   return content.as<format::MapNode>()[slot];
 }
 
+ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask) {
+  ReverseRecord record{};
+  record.first = block.value;
+  record.length_blocks = 1;
+  record.kind = format::RecordKind::kLedger;
+  record.sector_mask = sector_mask;
+  return record;
+}
+
 std::vector<ReverseRecord> records_of(BlockNumber source, BlockType type, std::uint8_t node_level, const Block& content) {
   std::vector<ReverseRecord> records;
   const SlotReader reader(type, node_level, content);

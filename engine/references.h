@@ -64,6 +64,9 @@ std::uint64_t& raw_slot(format::BlockType type, Block& content, std::uint64_t sl
 std::vector<format::ReverseRecord> records_of(BlockNumber source, format::BlockType type, std::uint8_t node_level,
                                               const Block& content);
 
+// The record of a block in the poison ledger.
+format::ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask);
+
 struct RecordChanges {
   std::vector<format::ReverseRecord> erased;
   std::vector<format::ReverseRecord> inserted;

@@ -76,6 +76,7 @@ const char* describe(ErrorCode code) {
     case ErrorCode::kRange: return "out of range";
     case ErrorCode::kStale: return "no longer exists";
     case ErrorCode::kUnsupported: return "not supported";
+    case ErrorCode::kDifferent: return "contents differ";
     case ErrorCode::kNoData: return "no data";
     case ErrorCode::kNotAPool: return "not a daxcow pool";
     case ErrorCode::kVersion: return "pool of another version";

@@ -31,6 +31,7 @@ enum class ErrorCode {
   kRange,           // the caller's buffer is too small
   kStale,           // the inode was removed
   kUnsupported,     //
+  kDifferent,       // contents that were to be shared are not equal
   kNoData,          // SEEK_DATA/SEEK_HOLE beyond the last
   kNotAPool,        // no superblock
   kVersion,         // a pool of another version or with unknown features

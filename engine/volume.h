@@ -70,6 +70,23 @@ enum class AllocateMode {
   kZeroKeep,      // with KEEP_SIZE
 };
 
+// What Volume::reflink() does with a range.
+enum class ReflinkMode {
+  kClone,    // FICLONE, FICLONERANGE: the target's range gets the source's content
+  kDedupe,   // FIDEDUPERANGE: the same, if both ranges are equal; kDifferent if not. No time moves
+  kReplace,  // the target's whole content and size; the range does not matter
+  kCopy,     // as clone_range(): whatever the offsets are, and not all at once
+};
+// A file that may be gone by now: (number, generation) is never used again.
+struct ReflinkFile {
+  InodeNumber inode;
+  std::uint64_t generation = 0;
+};
+struct ReflinkRange {
+  std::uint64_t from_offset = 0, to_offset = 0;  // bytes
+  std::uint64_t length = 0;                      // kClone: 0 is to the end of the source
+};
+
 struct DirectoryItem {
   std::string_view name;  // valid during the call only
   InodeNumber inode;
@@ -182,6 +199,13 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // As clone_range, to another volume of the pool.
   Result<std::uint64_t> clone_range_to(InodeNumber from, std::uint64_t from_offset, Volume& to_volume, InodeNumber to,
                                        std::uint64_t to_offset, std::uint64_t length);
+  // What the kernel's ioctls do, by its rules: all of the range while both files are locked, or kInvalid (offsets that are no
+  // multiples of 4 KiB; a length that is none and does not reach the end of both; a range beyond the end of the source;
+  // ranges of one file that overlap), kIsDirectory, kFileTooBig. kDedupe ends at the last whole block that can be shared.
+  // Clears `clear_mode` (of S_ISUID and S_ISGID) with a change of content. Returns the bytes done. After an error of the
+  // pool (kNoSpace) a beginning may be done. kStale if `from` is another file by now. A whole file in place of another is one step, whatever both contain.
+  Result<std::uint64_t> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
+                                std::uint32_t clear_mode = 0);
   Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split
   // where the number changes.

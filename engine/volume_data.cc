@@ -1,6 +1,9 @@
 // File data: reading, and changes of the size. Writing is in file_writer.cc.
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
 
 #include "engine/file_data.h"
 #include "engine/volume.h"
@@ -13,12 +16,53 @@ using State = Volume::State;
 
 // --- reading -----------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// Whether system calls may copy from the mapping. Emulated poison they answer with EFAULT. On real persistent memory the
+// kernel copies a FUSE reply with instructions whose machine check it does not survive, and it takes a page that a machine
+// check has named out of its own address space, so that it would fault there. On that, only guarded copies touch data.
+bool may_lend(const Medium& medium) {
+  return medium.info().kind != MediumKind::kDeviceDax && medium.info().kind != MediumKind::kFsdaxFile;
+}
+
+// Fills `to` with what is at `offset` of a file; all of that lies before its end.
+Result<> copy_data(Store& store, const FileView& view, std::uint64_t offset, std::span<std::byte> to) {
+  const std::uint64_t end = offset + to.size();
+  for (const Segment& segment : view.segments) {
+    const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
+    const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
+    if (first >= last) continue;
+    const std::span<std::byte> part = to.subspan(first - offset, last - first);
+    if (!holds_data(segment)) {
+      std::memset(part.data(), 0, part.size());
+      continue;
+    }
+    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
+    const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
+    if (store.ledger().touches_bytes(at, part.size())) return fail(ErrorCode::kPoisoned);
+    if (auto done = store.medium().read(at, part); !done) {
+      store.suspect(run);
+      return std::unexpected(done.error());
+    }
+  }
+  return {};
+}
+
+// Kept by each thread for its next read: allocating a megabyte costs about as much as copying it.
+thread_local std::vector<std::byte> spare_buffer;
+
+}  // namespace
+
 struct ReadLease::Held {
   explicit Held(State& state, std::shared_ptr<InodeState> inode)
       : operation(state), inode_state(std::move(inode)), lock(inode_state->lock) {}
+  ~Held() {
+    if (copy.size() > spare_buffer.size()) spare_buffer = std::move(copy);
+  }
   State::Operation operation;
   std::shared_ptr<InodeState> inode_state;
   std::shared_lock<SharedMutex> lock;
+  std::vector<std::byte> copy;  // what the pieces are of, where the mapping must not be lent; may be longer
 };
 
 ReadLease::ReadLease() = default;
@@ -54,6 +98,16 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
   const FileView view = TRY(view_of(state, inode, block_range(offset, std::min(length, format::kMaximumFileBytes - std::min(offset, format::kMaximumFileBytes)))));
   if (offset >= view.record.size_bytes || length == 0) return lease;
   length = std::min(length, view.record.size_bytes - offset);
+  if (!may_lend(state.store.medium())) {
+    std::vector<std::byte>& copy = lease.held_->copy;
+    copy = std::exchange(spare_buffer, {});
+    if (copy.size() < length) copy.resize(length);
+    TRY(copy_data(state.store, view, offset, std::span(copy).first(length)));
+    lease.pieces_.push_back({copy.data(), length});
+    lease.bytes_ = length;
+    if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
+    return lease;
+  }
   const std::uint64_t end = offset + length;
   for (const Segment& segment : view.segments) {
     const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
@@ -93,25 +147,9 @@ void Volume::suspect(const ReadLease& lease) {
 Result<std::uint64_t> State::read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
   const FileView view = TRY(view_of(*this, inode, block_range(offset, to.size())));
   if (offset >= view.record.size_bytes) return 0;
-  const std::uint64_t end = std::min(offset + to.size(), view.record.size_bytes);
-  for (const Segment& segment : view.segments) {
-    const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
-    const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
-    if (first >= last) continue;
-    const std::span<std::byte> part = to.subspan(first - offset, last - first);
-    if (!holds_data(segment)) {
-      std::memset(part.data(), 0, part.size());
-      continue;
-    }
-    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
-    const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
-    if (store.ledger().touches_bytes(at, part.size())) return fail(ErrorCode::kPoisoned);
-    if (auto done = store.medium().read(at, part); !done) {
-      store.suspect(run);
-      return std::unexpected(done.error());
-    }
-  }
-  return end - offset;
+  const std::uint64_t length = std::min(to.size(), view.record.size_bytes - offset);
+  TRY(copy_data(store, view, offset, to.first(length)));
+  return length;
 }
 
 Result<std::uint64_t> Volume::read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {

@@ -136,8 +136,4 @@ struct Volume::State {
   Result<std::uint64_t> read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
 };
 
-// Clone from one volume's inode to another's (or the same); gates and locks are taken here.
-Result<std::uint64_t> clone_between(Volume::State& from_volume, InodeNumber from, std::uint64_t from_offset, Volume::State& to_volume,
-                                    InodeNumber to, std::uint64_t to_offset, std::uint64_t length);
-
 }  // namespace daxcow

@@ -1,9 +1,6 @@
 #include "fuse/control_commands.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <limits>
 
 #include <fmt/format.h>
 
@@ -145,75 +142,6 @@ Result<json> map(const Command& command) {
               {"next_bytes", std::move(next)}};
 }
 
-Result<json> clone(const Command& command) {
-  const auto& to_request = command.request.at("to");
-  const auto& from_request = command.request.at("from");
-  const auto to = TRY(open_file(command, to_request, false));
-  // One volume can be held once only, unless it is mounted.
-  OpenFile from;
-  if (from_request.at("volume") == to_request.at("volume")) {
-    from.volume = to.volume;
-    if (from_request.contains("inode"))
-      from.attributes = TRY(to.volume->attributes(InodeNumber(from_request.at("inode").get<std::uint64_t>())));
-    else
-      from.attributes = TRY(to.volume->find(from_request.at("path").get<std::string>()));
-  } else {
-    from = TRY(open_file(command, from_request, true));
-  }
-  if (!S_ISREG(from.attributes.mode) || !S_ISREG(to.attributes.mode))
-    return fail(ErrorCode::kInvalid, "both ends of a clone must be regular files");
-
-  const auto from_start = command.number("from_bytes", 0);
-  const auto to_start = command.number("to_bytes", 0);
-  const auto available = from.attributes.size_bytes - std::min(from.attributes.size_bytes, from_start);
-  const auto length = std::min(command.number("length_bytes", available), available);
-  const auto report_change = [&](std::uint64_t done) {
-    if (command.mounted != nullptr) command.mounted->changed(*to.volume, to.attributes.inode, to_start, done);
-  };
-  // What the kernel has of the target is old until it has been told.
-  struct Writer {
-    Volume& volume;
-    InodeNumber inode;
-    Writer(Volume& target, InodeNumber number) : volume(target), inode(number) {
-      volume.remember(inode);
-      volume.open_for_writing(inode);
-      volume.note_change_behind_pages(inode);
-    }
-    Writer(const Writer&) = delete;
-    Writer& operator=(const Writer&) = delete;
-    ~Writer() {
-      volume.close_for_writing(inode);
-      volume.forget(inode, 1);
-    }
-  };
-  const Writer writer(*to.volume, to.attributes.inode);
-  std::uint64_t done = 0;
-  while (done < length) {
-    auto step = from.volume == to.volume
-                    ? from.volume->clone_range(from.attributes.inode, from_start + done, to.attributes.inode,
-                                               to_start + done, length - done)
-                    : from.volume->clone_range_to(from.attributes.inode, from_start + done, *to.volume,
-                                                  to.attributes.inode, to_start + done, length - done);
-    if (!step) {
-      report_change(done);
-      return std::unexpected(std::move(step).error());
-    }
-    if (*step == 0) break;
-    done += *step;
-    if (command.progress) command.progress(done, length);
-  }
-  if (command.request.value("truncate", false)) {
-    AttributeChange change;
-    change.size_bytes = to_start + done;
-    auto truncated = to.volume->set_attributes(to.attributes.inode, change);
-    report_change(std::numeric_limits<std::int64_t>::max() - to_start);
-    if (!truncated) return std::unexpected(std::move(truncated).error());
-  } else {
-    report_change(done);
-  }
-  return json{{"bytes_done", done}};
-}
-
 Result<json> scrub(const Command& command) {
   const std::uint64_t found = TRY(command.pool.scrub(command.progress, command.number("bytes_per_second", 0)));
   return json{{"found", found}};
@@ -259,7 +187,6 @@ constexpr Operation kOperations[] = {
     {"survey", survey},
     {"events", events},
     {"map", map},
-    {"clone", clone},
     {"scrub", scrub},
     {"patrol", patrol},
     {"settle", settle},

@@ -26,10 +26,6 @@
 //   map              FILE, [from_bytes: 0],                inode, path, size_bytes, block_count, generation,
 //                    [owners: true],                       extents: [EXTENT],
 //                    [limit: 10000 extents]                next_bytes: number or null (go on there)
-//   clone            from: FILE, to: FILE,                 bytes_done: fewer than asked for if `from` ends. Both are
-//                    [from_bytes: 0], [to_bytes: 0],       regular files, also of different volumes. `truncate` makes
-//                    [length_bytes: to the end],           to_bytes + bytes_done the size of `to`. Dirty mapped pages
-//                    [truncate: false]                     are not seen: fsync `from` and `to` first
 //   scrub            [bytes_per_second: no bound]          found: bad blocks that nobody knew of; before the reply come
 //                                                          lines {"progress": {done, total}}
 //   patrol           action: "status", "begin", "pause",   SCRUB. `begin` also goes on with what is paused, and needs a
@@ -79,8 +75,6 @@ class MountedVolumes {
   virtual ~MountedVolumes() = default;
   // The mounted volume of that name, or null.
   virtual std::shared_ptr<Volume> find(std::string_view name) = 0;
-  // A command has changed this range of a file behind the kernel's back.
-  virtual void changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) = 0;
 };
 
 using CommandProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;  // may be empty

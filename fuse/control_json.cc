@@ -36,6 +36,7 @@ constexpr std::array kErrorNames = std::to_array<std::pair<ErrorCode, const char
     {ErrorCode::kRange, "range"},
     {ErrorCode::kStale, "stale"},
     {ErrorCode::kUnsupported, "unsupported"},
+    {ErrorCode::kDifferent, "different"},
     {ErrorCode::kNoData, "no-data"},
     {ErrorCode::kNotAPool, "not-a-pool"},
     {ErrorCode::kVersion, "version"},

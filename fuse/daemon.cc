@@ -262,6 +262,7 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
   options.threads = std::clamp(request.value("threads", options.threads), 2u, 1024u);  // one could wait for itself
   options.debug = request.value("debug", false);
   options.directory = request.at("directory").get<std::string>();
+  options.reflink_sources = &reflink_sources_;
   auto volume = TRY(mount_volume(request.at("volume").get<std::string>(), request.value("read_only", false)));
   auto session = TRY(Session::create(std::move(volume), std::move(device), std::move(options)));
   std::lock_guard lock(mutex_);
@@ -351,10 +352,6 @@ std::shared_ptr<Volume> Daemon::find(std::string_view name) {
   for (const auto& session : sessions_)
     if (session->volume_name() == name) return session->volume();
   return nullptr;
-}
-
-void Daemon::changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
-  if (const auto session = find_session(volume.number())) session->invalidate(inode, offset, length);
 }
 
 // --- life ------------------------------------------------------------------------------------------------------------

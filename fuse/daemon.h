@@ -32,6 +32,7 @@
 #include "fuse/control_server.h"
 #include "fuse/hooks.h"
 #include "fuse/notify.h"
+#include "fuse/reflink_sources.h"
 #include "fuse/session.h"
 
 namespace daxcow {
@@ -57,7 +58,6 @@ class Daemon : public MountedVolumes {
   bool run();
 
   std::shared_ptr<Volume> find(std::string_view name) override;
-  void changed(const Volume& volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length) override;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -84,6 +84,7 @@ class Daemon : public MountedVolumes {
 
   DaemonOptions options_;
   std::unique_ptr<Pool> pool_;
+  ReflinkSources reflink_sources_;
   FileDescriptor wake_;  // eventfd: something that run() looks at has changed
   std::mutex mutex_;
   std::vector<std::shared_ptr<Session>> sessions_;  // prepared ones too

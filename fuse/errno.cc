@@ -29,6 +29,7 @@ int errno_of(ErrorCode code) {
     case ErrorCode::kRange: return ERANGE;
     case ErrorCode::kStale: return ESTALE;
     case ErrorCode::kUnsupported: return EOPNOTSUPP;
+    case ErrorCode::kDifferent: return EBADE;
     case ErrorCode::kNoData: return ENXIO;
     case ErrorCode::kNotAPool: return EIO;
     case ErrorCode::kVersion: return EIO;

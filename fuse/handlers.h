@@ -69,6 +69,8 @@ void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file);
 void set_open_reply(fuse_req_t request, fuse_file_info* file);
 // Whether the handle is one that may change the file.
 bool may_write(const fuse_file_info* file);
+// The handle of an open file: what it was opened for. The kernel does not say so again.
+inline constexpr std::uint64_t kOpenForReading = 1, kOpenForWriting = 2;
 void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info* file);
 void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file);
 void flush(fuse_req_t request, fuse_ino_t node, fuse_file_info* file);
@@ -78,6 +80,8 @@ void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_
 void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info* from_file, fuse_ino_t to,
                      off_t to_offset, fuse_file_info* to_file, std::size_t length, int flags);
 void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_file_info* file);
+
+// --- operations_reflink.cc ---
 void ioctl(fuse_req_t request, fuse_ino_t node, unsigned command, void* argument, fuse_file_info* file, unsigned flags,
            const void* input, std::size_t input_bytes, std::size_t output_bytes);
 

@@ -12,6 +12,8 @@
 
 #include "engine/volume.h"
 #include "fuse/library.h"
+#include "fuse/reflink_sources.h"
+#include "fuse/request_worker.h"
 
 namespace daxcow {
 
@@ -31,8 +33,11 @@ struct MountContext {
   std::shared_ptr<Volume> volume;
   MountBehaviour behaviour;
   std::atomic<bool> access_time = true;  // behaviour.access_time, until a remount says something else
+  std::atomic<bool> read_only = false;   // the mount, at the moment
   fuse_session* session = nullptr;
   std::atomic<pid_t> page_reader = 0;  // the daemon's own thread that looks for a page; see Session::read_cached()
+  ReflinkSources* reflink_sources = nullptr;  // of the daemon
+  RequestWorker worker{};
 };
 
 const fuse_lowlevel_ops& operations();

@@ -59,6 +59,8 @@ void set_open_reply(fuse_req_t request, fuse_file_info* file) {
   // Who looks whether a page is there must not make the kernel drop it.
   file->keep_cache = mount.behaviour.keep_cache || fuse_req_ctx(request)->pid == mount.page_reader;
   file->noflush = 1;  // nothing is held back for the time when a file is closed
+  const int access = file->flags & O_ACCMODE;
+  file->fh = (access != O_WRONLY ? kOpenForReading : 0) | (access != O_RDONLY ? kOpenForWriting : 0);
 }
 
 void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
@@ -137,11 +139,6 @@ void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_f
   const auto found = volume(request).seek(InodeNumber(node), static_cast<std::uint64_t>(offset), whence == SEEK_DATA);
   if (!found) return reply_error(request, found.error());
   fuse_reply_lseek(request, static_cast<off_t>(*found));
-}
-
-void ioctl(fuse_req_t request, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*, std::size_t,
-           std::size_t) {
-  fuse_reply_err(request, ENOTTY);
 }
 
 }  // namespace daxcow::handlers

@@ -38,11 +38,14 @@ struct LoopConfig {
 
 Session::Session(std::shared_ptr<Volume> volume, SessionOptions options)
     : options_(std::move(options)),
-      context_{
-          .volume = std::move(volume), .behaviour = options_.behaviour, .access_time = options_.behaviour.access_time},
+      context_{.volume = std::move(volume),
+               .behaviour = options_.behaviour,
+               .access_time = options_.behaviour.access_time,
+               .reflink_sources = options_.reflink_sources},
       volume_number_(context_.volume->number()),
-      volume_name_(context_.volume->name()),
-      read_only_(context_.volume->read_only()) {}
+      volume_name_(context_.volume->name()) {
+  context_.read_only = context_.volume->read_only();
+}
 
 Result<std::shared_ptr<Session>> Session::create(std::shared_ptr<Volume> volume, FileDescriptor device,
                                                  SessionOptions options) {
@@ -82,6 +85,7 @@ void Session::run(const std::function<void()>& ended) {
   fuse_loop_cfg_set_max_threads(loop.config, options_.threads);
   fuse_loop_cfg_set_idle_threads(loop.config, options_.threads);
   const int result = fuse_session_loop_mt(session_, loop.config);
+  context_.worker.close();
   if (result < 0)
     spdlog::error("the session of {} ended: {}", options_.directory, Error::from_errno(-result, "libfuse").message);
   ended_ = true;
@@ -93,6 +97,7 @@ void Session::stop() {
     std::lock_guard lock(reader_mutex_);
     stopping_ = true;
   }
+  context_.worker.close();  // while the session still answers what the kernel asks meanwhile
   fuse_session_exit(session_);
   // libfuse 3.14 looks at the flag only when something wakes it. The signal may come before it sleeps: try again.
   while (thread_.joinable() && !ended_) {
@@ -122,7 +127,7 @@ bool Session::is_connected() const {
 }
 
 Result<> Session::remount(bool read_only, bool access_time) {
-  read_only_ = read_only;
+  context_.read_only = read_only;
   context_.access_time = access_time && !read_only;
   const auto volume = this->volume();
   return read_only && volume != nullptr ? volume->sync_all() : Result<>{};

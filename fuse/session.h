@@ -28,6 +28,7 @@ struct SessionOptions {
   unsigned threads = 4;
   bool debug = false;     // libfuse logs every request
   std::string directory;  // where it will be mounted, for people
+  ReflinkSources* reflink_sources = nullptr;  // must outlive the session
 };
 
 class Session {
@@ -67,7 +68,7 @@ class Session {
   std::shared_ptr<Volume> volume() const;
   VolumeNumber volume_number() const { return volume_number_; }
   const std::string& volume_name() const { return volume_name_; }
-  bool read_only() const { return read_only_; }
+  bool read_only() const { return context_.read_only; }
   const std::string& directory() const { return options_.directory; }
   bool started() const { return st_dev_ != 0; }
   dev_t device() const { return st_dev_; }  // 0 before start()
@@ -81,7 +82,6 @@ class Session {
   MountContext context_;
   VolumeNumber volume_number_;
   std::string volume_name_;
-  std::atomic<bool> read_only_;
   fuse_session* session_ = nullptr;
   std::thread thread_;
   std::atomic<bool> ended_ = false;

@@ -27,6 +27,7 @@ constexpr Subcommand kSubcommands[] = {
     {"snapshot", "POOL VOLUME NAME", "snapshot a volume", snapshot},
     {"clone", "SRC DST", "make DST share the blocks of SRC", clone},
     {"map", "FILE | --svg POOL", "list the runs of a file, or draw a pool: where, shared, bad", map},
+    {"run", "COMMAND...", "run a command in which every program can clone", tools::run},
     {"owners", "POOL OFFSET", "list every file range that a block belongs to", owners},
     {"poison list", "POOL", "list the bad blocks and whose they are", poison_list},
     {"rescue", "FILE DEST", "copy what can be read of a file, with a map of what is lost", rescue},
@@ -55,7 +56,7 @@ int usage_error(const std::string& message) {
   return kUsage;
 }
 
-int run(const Arguments& arguments) {
+int run_subcommand(const Arguments& arguments) {
   if (arguments.empty()) {
     print_overview(std::cerr);
     return kUsage;
@@ -99,4 +100,4 @@ int run(const Arguments& arguments) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return run(arguments_of(argc, argv)); }
+int main(int argc, char** argv) { return run_subcommand(arguments_of(argc, argv)); }

@@ -14,9 +14,12 @@ int volume_list(const std::string& program, const Arguments& arguments);
 int volume_delete(const std::string& program, const Arguments& arguments);
 int volume_rollback(const std::string& program, const Arguments& arguments);
 int snapshot(const std::string& program, const Arguments& arguments);
-// tools/subcommand_file.cc
+// tools/subcommand_clone.cc
 int clone(const std::string& program, const Arguments& arguments);
+// tools/subcommand_file.cc
 int map(const std::string& program, const Arguments& arguments);
+// tools/subcommand_run.cc
+int run(const std::string& program, const Arguments& arguments);
 // tools/subcommand_poison.cc
 int owners(const std::string& program, const Arguments& arguments);
 int poison_list(const std::string& program, const Arguments& arguments);

@@ -1,14 +1,8 @@
-// daxcow clone, daxcow map.
-#include <fcntl.h>
+// daxcow map.
 #include <fmt/core.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <filesystem>
 #include <iostream>
 
-#include "engine/file_descriptor.h"
 #include "tools/pool_access.h"
 #include "tools/subcommand.h"
 #include "tools/text.h"
@@ -21,102 +15,7 @@ namespace {
 
 json file_of(const MountedFile& file) { return {{"volume", file.volume}, {"inode", file.inode.value}}; }
 
-struct OpenFile {
-  FileDescriptor descriptor;
-  MountedFile mounted;
-  mode_t mode = 0;
-  bool made = false;  // by this command
-};
-
-// Opens a regular file on a daxcow mount, and has the kernel write the pages that programs changed through mappings.
-Result<OpenFile> open_file(const std::string& path, int flags, mode_t mode) {
-  OpenFile file;
-  flags |= O_CLOEXEC | O_NONBLOCK;  // do not wait for the other end of a pipe
-  if (flags & O_CREAT) {
-    file.descriptor = FileDescriptor(::open(path.c_str(), flags | O_EXCL, mode));
-    file.made = static_cast<bool>(file.descriptor);
-    if (!file.made && errno != EEXIST) return std::unexpected(path_error(errno, path));
-  }
-  if (!file.made) file.descriptor = FileDescriptor(::open(path.c_str(), flags & ~O_CREAT));
-  if (!file.descriptor) return std::unexpected(path_error(errno, path));
-  const auto fill = [&]() -> Result<> {
-    struct stat status {};
-    if (::fstat(file.descriptor.get(), &status) != 0) return std::unexpected(path_error(errno, path));
-    if (S_ISDIR(status.st_mode)) return fail(ErrorCode::kIsDirectory, fmt::format("{}: is a directory", path));
-    if (!S_ISREG(status.st_mode)) return fail(ErrorCode::kInvalid, fmt::format("{}: not a regular file", path));
-    file.mode = status.st_mode & 0777;
-    auto mounted = find_mounted_file(file.descriptor.get());
-    if (!mounted && mounted.error().code == ErrorCode::kUnsupported)
-      return fail(ErrorCode::kUnsupported, fmt::format("{}: not on a daxcow mount", path));
-    file.mounted = TRY(std::move(mounted));
-    if (::fsync(file.descriptor.get()) != 0) return std::unexpected(path_error(errno, path));
-    return {};
-  };
-  if (auto filled = fill(); !filled) {
-    if (file.made) ::unlink(path.c_str());
-    return std::unexpected(std::move(filled).error());
-  }
-  return file;
-}
-
-// Clones; the caller removes a target that this made when it fails.
-Result<> clone_open(const OpenFile& from, const OpenFile& to, json request) {
-  if (from.mounted.pool_path != to.mounted.pool_path)
-    return fail(ErrorCode::kCrossVolume, fmt::format("the files are in different pools, {} and {}; use cp",
-                                                     from.mounted.pool_path, to.mounted.pool_path));
-  const bool one_file = from.mounted.volume == to.mounted.volume && from.mounted.inode == to.mounted.inode;
-  if (one_file && request.contains("truncate")) return fail(ErrorCode::kInvalid, "is the same file");
-  auto access = TRY(PoolAccess::open(from.mounted.pool_path, PoolAccess::Need::kDaemon));
-  request["op"] = "clone";
-  request["from"] = file_of(from.mounted);
-  request["to"] = file_of(to.mounted);
-  auto reply = access.call(request);
-  if (!reply && reply.error().code == ErrorCode::kInvalid && one_file)
-    return fail(ErrorCode::kInvalid, "the ranges overlap");
-  TRY(std::move(reply));
-  // The kernel goes by the size that it knows, also for appends and faults of mappings, until somebody asks for another.
-  struct stat status {};
-  if (::fstat(to.descriptor.get(), &status) != 0) return std::unexpected(Error::from_errno(errno, "looking at the size"));
-  return {};
-}
-
 }  // namespace
-
-int clone(const std::string& program, const Arguments& arguments) {
-  CommandLine line(
-      program, "[OPTION...] SRC DST",
-      "Makes the file DST share the blocks of SRC, at a cost that does not depend on their number. Both are on\n"
-      "mounts of one pool, of one volume or of two. DST is made if missing, and replaced if there; with --offset,\n"
-      "--length or --dst-offset only the range is replaced, and the rest of DST stays.");
-  line.option("offset", "SIZE", "start of the range in SRC (default: 0)");
-  line.option("length", "SIZE", "its length (default: to the end of SRC)");
-  line.option("dst-offset", "SIZE", "where it goes in DST (default: 0)");
-  line.positional("src");
-  line.positional("dst");
-  if (auto exit_code = line.parse(arguments)) return *exit_code;
-  json request = json::object();
-  for (auto [option, field] :
-       {std::pair("offset", "from_bytes"), {"length", "length_bytes"}, {"dst-offset", "to_bytes"}}) {
-    if (!line.has(option)) continue;
-    auto bytes = parse_size(line.text(option));
-    if (!bytes) return line.fail_usage(std::string("--") + option + ": " + describe(bytes.error()));
-    request[field] = *bytes;
-  }
-  if (request.empty()) request["truncate"] = true;
-
-  auto from = open_file(line.text("src"), O_RDONLY, 0);
-  if (!from) return line.fail(from.error());
-  std::filesystem::path target = line.text("dst");
-  if (std::error_code ignored; std::filesystem::is_directory(target, ignored))
-    target /= std::filesystem::path(line.text("src")).filename();
-  auto to = open_file(target, O_WRONLY | O_CREAT, from->mode);
-  if (!to) return line.fail(to.error());
-  if (auto done = clone_open(*from, *to, request); !done) {
-    if (to->made) ::unlink(target.c_str());
-    return line.fail(fmt::format("{}: {}", target.native(), describe(done.error())));
-  }
-  return kSuccess;
-}
 
 int map(const std::string& program, const Arguments& arguments) {
   CommandLine line(

@@ -1,0 +1,102 @@
+// The ioctls of fuse/reflink_protocol.h.
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "fuse/caller.h"
+#include "fuse/handlers.h"
+#include "fuse/reflink_protocol.h"
+
+namespace daxcow::handlers {
+
+namespace {
+
+ReflinkCaller caller_of(fuse_req_t request) {
+  const fuse_ctx* const context = fuse_req_ctx(request);
+  return {.thread = context->pid, .uid = context->uid};
+}
+
+void offer(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file) {
+  auto& mount = context(request);
+  if ((file->fh & kOpenForReading) == 0) return (void)fuse_reply_err(request, EBADF);
+  const auto attributes = mount.volume->attributes(InodeNumber(node));
+  if (!attributes) return reply_error(request, attributes.error());
+  const auto ticket =
+      mount.reflink_sources->offer({mount.volume, attributes->inode, attributes->generation}, caller_of(request));
+  fuse_reply_ioctl(request, 0, &ticket, sizeof ticket);
+}
+
+// The kernel has no pages of what was there before when this returns. What it had not written yet, it writes now.
+void forget_range(fuse_req_t request, fuse_ino_t node, ReflinkMode mode, std::uint64_t offset, std::uint64_t length) {
+  if (mode == ReflinkMode::kDedupe) return forget_attributes(request, node);  // the content is what it was
+  const bool whole = mode == ReflinkMode::kReplace;
+  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, whole ? 0 : static_cast<off_t>(offset),
+                                         whole ? 0 : static_cast<off_t>(length));  // 0: to the end
+}
+
+void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const ReflinkSource& source) {
+  auto& target = *context(request).volume;
+  const InodeNumber inode(node);
+  const auto mode = static_cast<ReflinkMode>(call.mode);
+  std::uint32_t clear_mode = 0;
+  if (mode != ReflinkMode::kDedupe) {
+    target.note_change_behind_pages(inode);
+    // As for a write: set-id bits go unless root writes, file capabilities always.
+    const auto attributes = target.attributes(inode);
+    if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);
+    (void)target.remove_attribute(inode, "security.capability");
+  }
+  const auto done = source.volume->reflink({source.inode, source.generation}, target, inode,
+                                           {call.from_offset, call.to_offset, call.length}, mode, clear_mode);
+  if (!done) {
+    // A beginning may be done.
+    forget_range(request, node, mode, call.to_offset, 0);
+    return reply_error(request, done.error());
+  }
+  if (*done != 0 || mode == ReflinkMode::kReplace) forget_range(request, node, mode, call.to_offset, *done);
+  call.done_bytes = *done;
+  fuse_reply_ioctl(request, 0, &call, sizeof call);
+}
+
+// The kernel's may_dedupe_file(): who may write, who owns the file, and root.
+bool may_dedupe(fuse_req_t request, fuse_ino_t node) {
+  const auto uid = fuse_req_ctx(request)->uid;
+  if (uid == 0) return true;
+  const auto attributes = volume(request).attributes(InodeNumber(node));
+  return attributes && attributes->uid == uid;
+}
+
+void call(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file, const ReflinkCall& wanted) {
+  auto& mount = context(request);
+  if (wanted.mode > static_cast<std::uint64_t>(ReflinkMode::kCopy)) return (void)fuse_reply_err(request, EINVAL);
+  const bool dedupe = wanted.mode == static_cast<std::uint64_t>(ReflinkMode::kDedupe);
+  if ((file->fh & kOpenForWriting) == 0) {
+    if (!dedupe) return (void)fuse_reply_err(request, EBADF);
+    if (mount.read_only.load()) return (void)fuse_reply_err(request, EROFS);
+    if (!may_dedupe(request, node)) return (void)fuse_reply_err(request, EPERM);
+  }
+  auto source = mount.reflink_sources->take(wanted.source, caller_of(request));
+  if (!source) {
+    if (source.error().code == ErrorCode::kBusy) return (void)fuse_reply_err(request, EAGAIN);
+    return reply_error(request, source.error());
+  }
+  if (!mount.worker.submit([=, source = *std::move(source)] { reflink(request, node, wanted, source); }))
+    fuse_reply_err(request, ENODEV);
+}
+
+}  // namespace
+
+void ioctl(fuse_req_t request, fuse_ino_t node, unsigned command, void*, fuse_file_info* file, unsigned flags,
+           const void* input, std::size_t input_bytes, std::size_t output_bytes) {
+  if ((flags & FUSE_IOCTL_DIR) == 0) {
+    if (command == kReflinkOffer && output_bytes >= sizeof(ReflinkTicket)) return offer(request, node, file);
+    if (ReflinkCall wanted; command == kReflinkCall && input_bytes >= sizeof wanted && output_bytes >= sizeof wanted) {
+      std::memcpy(&wanted, input, sizeof wanted);
+      return call(request, node, file, wanted);
+    }
+  }
+  fuse_reply_err(request, ENOTTY);
+}
+
+}  // namespace daxcow::handlers

@@ -1,0 +1,88 @@
+#include "fuse/reflink_client.h"
+
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "fuse/reflink_protocol.h"
+
+namespace daxcow {
+
+namespace {
+
+constexpr int kAttempts = 10;                          // with tickets that somebody else's offers have displaced
+constexpr std::uint64_t kDedupePieceBytes = 16 << 20;  // compared and shared under one lock; others wait meanwhile
+
+// Other filesystems are not asked what they do not know.
+bool is_fuse(int file) {
+  struct statfs status {};
+  return ::fstatfs(file, &status) == 0 && status.f_type == FUSE_SUPER_MAGIC;
+}
+
+// ENOTTY for what is not daxcow's.
+int request_ticket(int source, ReflinkTicket& ticket) {
+  if (!is_fuse(source)) return ENOTTY;
+  if (::ioctl(source, kReflinkOffer, &ticket) != 0) return errno == EBADF ? EBADF : ENOTTY;
+  return ticket.magic == kReflinkMagic ? 0 : ENOTTY;
+}
+
+std::expected<std::uint64_t, int> share(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+  ReflinkCall call{};
+  call.from_offset = range.from_offset;
+  call.to_offset = range.to_offset;
+  call.length = range.length;
+  call.mode = static_cast<std::uint64_t>(mode);
+  for (int attempt = 1;; ++attempt) {
+    if (const int problem = request_ticket(source, call.source); problem != 0) return std::unexpected(problem);
+    if (::ioctl(target, kReflinkCall, &call) == 0) return call.done_bytes;
+    if (errno != EAGAIN || attempt == kAttempts) return std::unexpected(errno);
+  }
+}
+
+std::expected<std::uint64_t, int> dedupe(int source, int target, const ReflinkRange& range) {
+  std::uint64_t done = 0;
+  while (done < range.length) {
+    const std::uint64_t length = std::min(kDedupePieceBytes, range.length - done);
+    const auto step = share(source, target, ReflinkMode::kDedupe, {range.from_offset + done, range.to_offset + done, length});
+    if (!step) return step;
+    done += *step;
+    if (*step != length) break;
+  }
+  return done;
+}
+
+// The kernel goes by the size that it knows, also for appends and faults of mappings, until somebody asks for another; and with
+// writeback_cache it believes nobody but itself.
+int refresh_size(int target, ReflinkMode mode, std::uint64_t end) {
+  struct stat status {};
+  if (::fstat(target, &status) != 0) return errno;
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  const bool wrong = mode == ReflinkMode::kReplace ? size != end : size < end;
+  return wrong && ::ftruncate(target, static_cast<off_t>(end)) != 0 ? errno : 0;
+}
+
+}  // namespace
+
+bool is_on_daxcow(int file) {
+  ReflinkTicket ticket{};
+  const int problem = request_ticket(file, ticket);
+  return problem == 0 || problem == EBADF;
+}
+
+std::expected<std::uint64_t, int> reflink_files(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+  if (!is_fuse(source) || !is_fuse(target)) return std::unexpected(ENOTTY);
+  if (::fsync(source) != 0 || ::fsync(target) != 0) return std::unexpected(errno);  // what was changed through mappings
+  if (mode == ReflinkMode::kDedupe) return dedupe(source, target, range);
+  const auto done = share(source, target, mode, range);
+  if (!done) return done;
+  const std::uint64_t end = (mode == ReflinkMode::kReplace ? 0 : range.to_offset) + *done;
+  if (const int problem = *done != 0 || mode == ReflinkMode::kReplace ? refresh_size(target, mode, end) : 0; problem != 0)
+    return std::unexpected(problem);
+  return done;
+}
+
+}  // namespace daxcow

@@ -1,0 +1,259 @@
+#include "tools/supervised_command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <iostream>
+#include <optional>
+#include <thread>
+
+#include "engine/file_descriptor.h"
+#include "fuse/control_protocol.h"
+#include "tools/reflink_filter.h"
+#include "tools/reflink_supervisor.h"
+#include "tools/text.h"
+
+namespace daxcow::tools {
+
+namespace {
+
+constexpr unsigned kThreads = 4;
+constexpr timespec kWitnessTime{0, 50'000'000};  // for a signal to the group to reach its other processes
+
+int say(const std::string& program, const std::string& message, int exit_code) {
+  std::cerr << program << ": " << printable(message) << '\n';
+  return exit_code;
+}
+
+// The same away from the numbers of standard input and output, which may be closed here.
+FileDescriptor above_standard(FileDescriptor low) {
+  return !low || low.get() > 2 ? std::move(low) : FileDescriptor(::fcntl(low.get(), F_DUPFD_CLOEXEC, 3));
+}
+
+// Both ends of a channel for whole messages. Front and supervisor send each other: a signal number to pass on, kGoOn after a
+// stop; the status of the command as wait(2) has it, ended or stopped.
+struct Channel {
+  FileDescriptor near, far;
+  bool make() {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return false;
+    near = above_standard(FileDescriptor(ends[0]));
+    far = above_standard(FileDescriptor(ends[1]));
+    return near && far;
+  }
+};
+constexpr int kGoOn = 0;
+
+void send_number(int channel, int number) { (void)::send(channel, &number, sizeof number, MSG_NOSIGNAL); }
+
+std::optional<int> receive_number(int channel) {
+  int number;
+  if (::recv(channel, &number, sizeof number, 0) != sizeof number) return std::nullopt;
+  return number;
+}
+
+// What the front passes on. Not: faults of its own, and what stops a process, which the terminal sends to all.
+sigset_t passed_signals() {
+  sigset_t signals;
+  sigfillset(&signals);
+  for (const int own : {SIGCHLD, SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS})
+    sigdelset(&signals, own);
+  return signals;
+}
+
+// --- the command -----------------------------------------------------------------------------------------------------
+
+[[noreturn]] void become_command(const std::string& program, const std::vector<std::string>& command, const sigset_t& mask,
+                                 FileDescriptor supervisor) {
+  auto listener = install_reflink_filter();
+  if (!listener) _exit(say(program, describe(listener.error()), kCannotSupervise));
+  LineChannel channel(std::move(supervisor), 0);
+  if (!channel.send("listener", listener->get())) _exit(kCannotSupervise);
+  listener->reset();
+  ::sigprocmask(SIG_SETMASK, &mask, nullptr);
+  _exit(replace_by(program, command));
+}
+
+// --- the supervisor --------------------------------------------------------------------------------------------------
+
+class Supervisor {
+ public:
+  Supervisor(FileDescriptor front, FileDescriptor listener, pid_t command)
+      : front_(std::move(front)), listener_(std::move(listener)), command_(command) {}
+
+  [[noreturn]] void run() {
+    sigset_t child_signal;
+    sigemptyset(&child_signal);
+    sigaddset(&child_signal, SIGCHLD);
+    const FileDescriptor children(::signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (listener_)
+      for (unsigned i = 0; i < kThreads; ++i)
+        std::thread([listener = listener_.get()] {
+          ReflinkSupervisor supervisor(listener);
+          while (supervisor.serve_one()) {
+          }
+        }).detach();
+    wait_for_children();  // what has ended before anybody was told of it
+    for (;;) {
+      pollfd waiting[] = {{children.get(), POLLIN, 0}, {front_.get(), POLLIN, 0}, {listener_.get(), 0, 0}};
+      ::poll(waiting, std::size(waiting), -1);
+      signalfd_siginfo ignored;
+      while (::read(children.get(), &ignored, sizeof ignored) > 0) {
+      }
+      wait_for_children();
+      if (waiting[1].revents != 0) hear_front();
+      const bool nobody_left = !listener_ || (waiting[2].revents & POLLHUP) != 0;
+      if (nobody_left && command_ == 0 && !front_) _exit(0);
+    }
+  }
+
+ private:
+  void wait_for_children() {
+    int status;
+    while (const pid_t child = ::waitpid(-1, &status, WNOHANG | WUNTRACED)) {
+      if (child < 0) break;
+      if (child != command_) continue;  // left behind by the command
+      if (!WIFSTOPPED(status)) {
+        command_ = 0;
+        send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
+      } else if (::getpgid(command_) != ::getpgrp()) {
+        // A shell with a process group of its own has suspended itself. (What stops the front's group has stopped the front.)
+        send_number(front_.get(), status);
+      }
+    }
+  }
+
+  void hear_front() {
+    const auto number = receive_number(front_.get());
+    if (!number) {  // it was killed, and is to be seen as the command
+      if (command_ != 0) ::kill(command_, SIGKILL);
+      front_.reset();
+      return;
+    }
+    if (command_ == 0) return;
+    if (*number == kGoOn) {
+      ::kill(command_, SIGCONT);
+      return;
+    }
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, *number);
+    const bool witnessed = ::sigtimedwait(&signals, nullptr, &kWitnessTime) == *number;
+    if (!witnessed || ::getpgid(command_) != ::getpgrp()) ::kill(command_, *number);
+  }
+
+  FileDescriptor front_, listener_;
+  pid_t command_;  // 0: it has ended
+};
+
+// It must hold nothing that others wait to see closed, or unmounted.
+void let_go_of_everything_but(int one, int other) {
+  unsigned next = 3;
+  for (const int kept : {std::min(one, other), std::max(one, other)}) {
+    if (kept < 0) continue;
+    if (next < static_cast<unsigned>(kept)) ::close_range(next, static_cast<unsigned>(kept) - 1, 0);
+    next = static_cast<unsigned>(kept) + 1;
+  }
+  ::close_range(next, ~0u, 0);
+  (void)!::chdir("/");
+  const FileDescriptor null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  for (const int standard : {0, 1, 2}) ::dup2(null.get(), standard);
+}
+
+[[noreturn]] void supervise(const std::string& program, const std::vector<std::string>& command, const sigset_t& mask,
+                            FileDescriptor front) {
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  Channel channel;
+  if (!channel.make()) _exit(say(program, std::strerror(errno), kCannotSupervise));
+  sigset_t all;
+  sigfillset(&all);
+  ::sigprocmask(SIG_SETMASK, &all, nullptr);
+  const pid_t child = ::fork();
+  if (child < 0) _exit(say(program, std::string("fork: ") + std::strerror(errno), kCannotSupervise));
+  if (child == 0) {
+    front.reset();
+    channel.near.reset();
+    become_command(program, command, mask, std::move(channel.far));
+  }
+  channel.far.reset();
+  LineChannel from_command(std::move(channel.near), 64);
+  FileDescriptor listener;
+  (void)from_command.receive(&listener);  // without one it has said why, and ends
+  listener = above_standard(std::move(listener));
+  let_go_of_everything_but(front.get(), listener.get());
+  Supervisor(std::move(front), std::move(listener), child).run();
+}
+
+// --- the front -------------------------------------------------------------------------------------------------------
+
+[[noreturn]] void end_as(int status) {
+  if (WIFEXITED(status)) _exit(WEXITSTATUS(status));
+  const int number = WTERMSIG(status);
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);  // it would be this program's
+  ::signal(number, SIG_DFL);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, number);
+  ::sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+  ::kill(::getpid(), number);
+  _exit(128 + number);
+}
+
+// Until the command has ended.
+int stand_in_for_command(const std::string& program, FileDescriptor supervisor) {
+  const sigset_t passed = passed_signals();
+  const FileDescriptor signals(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
+  for (;;) {
+    pollfd waiting[] = {{signals.get(), POLLIN, 0}, {supervisor.get(), POLLIN, 0}};
+    ::poll(waiting, std::size(waiting), -1);
+    signalfd_siginfo signal;
+    while (::read(signals.get(), &signal, sizeof signal) == sizeof signal)
+      send_number(supervisor.get(), static_cast<int>(signal.ssi_signo));
+    if (waiting[1].revents == 0) continue;
+    const auto status = receive_number(supervisor.get());
+    if (!status) return say(program, "the supervisor was killed; the command goes on without it", kCannotSupervise);
+    if (!WIFSTOPPED(*status)) end_as(*status);
+    ::raise(SIGSTOP);
+    send_number(supervisor.get(), kGoOn);
+  }
+}
+
+}  // namespace
+
+int replace_by(const std::string& program, const std::vector<std::string>& command) {
+  std::vector<char*> arguments;
+  for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  ::execvp(arguments[0], arguments.data());
+  return say(program, command[0] + ": " + std::strerror(errno), errno == ENOENT ? kNoSuchCommand : kCannotRun);
+}
+
+int run_supervised(const std::string& program, const std::vector<std::string>& command) {
+  const sigset_t passed = passed_signals();
+  sigset_t mask;
+  ::sigprocmask(SIG_BLOCK, &passed, &mask);
+  Channel channel;
+  if (!channel.make()) return say(program, std::strerror(errno), kCannotSupervise);
+  std::cout.flush();
+  const pid_t supervisor = ::fork();
+  if (supervisor < 0) return say(program, std::string("fork: ") + std::strerror(errno), kCannotSupervise);
+  if (supervisor == 0) {
+    channel.near.reset();
+    supervise(program, command, mask, std::move(channel.far));
+  }
+  channel.far.reset();
+  return stand_in_for_command(program, std::move(channel.near));
+}
+
+}  // namespace daxcow::tools
