@@ -22,11 +22,31 @@ const char* name_of(HealthState state) {
   return "unknown";
 }
 
+namespace {
+
+// Whether anybody has written to the block: who has only reserved it reads zeros, whatever becomes of it.
+Result<bool> is_written(Store& store, BlockNumber block) {
+  const LockGuard guard(store.mutex);
+  bool written = false;
+  TRY(store.reverse_map().for_each_covering(store.metadata(), {block, 1}, [&](const format::ReverseRecord& record) {
+    if (record.kind == format::RecordKind::kLedger) return true;
+    written = (record.flags & format::kRecordUnwritten) == 0;
+    return !written;
+  }));
+  return written;
+}
+
+}  // namespace
+
 Result<PoolHealth> health_of(Store& store) {
   PoolHealth health;
   for (const auto& [block, sectors] : store.ledger().all()) {
     switch (TRY(classify(store, block))) {
       case BlockUse::kData:
+        if (!TRY(is_written(store, block))) {
+          health.reserved_blocks += 1;
+          break;
+        }
         health.lost_blocks += 1;
         health.lost_bytes += static_cast<std::uint64_t>(std::popcount(sectors)) * kSectorBytes;
         break;
@@ -50,7 +70,7 @@ Result<PoolHealth> health_of(Store& store) {
     health.state = HealthState::kMetadataLost;
   else if (health.lost_blocks != 0)
     health.state = HealthState::kDataLost;
-  else if (health.quarantined_blocks != 0 || health.bad_copies != 0)
+  else if (health.quarantined_blocks != 0 || health.reserved_blocks != 0 || health.bad_copies != 0)
     health.state = HealthState::kDegraded;
   return health;
 }

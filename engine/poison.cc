@@ -434,7 +434,7 @@ Result<BlockReport> Poison::report(BlockNumber block, std::size_t owner_limit) {
     if (range.inode.value != 0) owner.path = host_.path_of(range.volume, range.inode);
     owner.offset_bytes = byte_offset(range.first);
     owner.length_bytes = range.count * kBlockBytes;
-    owner.role = name_of(range.role);
+    owner.role = range.unwritten ? "reserved" : name_of(range.role);
     report.owners.push_back(std::move(owner));
   }
   return report;

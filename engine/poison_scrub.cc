@@ -24,8 +24,10 @@ bool is_damaged(const Result<T>& read) {
 }  // namespace
 
 std::uint64_t blocks_to_scrub(Store& store) {
+  const LockGuard guard(store.mutex);
   const std::uint64_t all = pool_blocks(store);
-  return all - std::min(all, store.space().free_blocks());
+  const std::uint64_t unused = store.space().free_blocks() + store.retired_blocks() + store.spare_blocks();
+  return all - std::min(all, unused);
 }
 
 ScrubPass::ScrubPass(Store& store, std::uint64_t place)

@@ -60,6 +60,6 @@ Result<std::uint64_t> scrub_store(Store& store,
     EXCLUDES(store.mutex);
 
 // Blocks that a whole pass reads, about.
-std::uint64_t blocks_to_scrub(Store& store);
+std::uint64_t blocks_to_scrub(Store& store) EXCLUDES(store.mutex);
 
 }  // namespace daxcow

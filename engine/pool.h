@@ -62,7 +62,7 @@ struct Owner {
   std::string path;  // for people
   std::uint64_t offset_bytes = 0;
   std::uint64_t length_bytes = 0;
-  std::string role;  // "data", or "directory", "attributes", "symlink", "map", "inode", "volume": what the block is to it
+  std::string role;  // "data", "reserved" (never written), "directory", "attributes", "symlink", "map", "inode", "volume"
 };
 
 // What a block is, without touching it.

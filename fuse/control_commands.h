@@ -41,7 +41,8 @@
 //   TIME        seconds, nanoseconds
 //   BLOCK       block, offset_bytes, use (name_of(BlockUse): "free", "data", ...), detail, in_ledger,
 //               bad_sectors (mask), owners: [OWNER], owners_truncated
-//   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role; of data in a bad block lost:
+//   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role ("reserved" for data
+//               that was never written); of data in a bad block lost:
 //               [{offset_bytes, length_bytes}], the sectors that the owner cannot read
 //   EXTENT      offset_bytes, length_bytes, state ("hole", "unwritten", "data"); not for holes: pool_offset_bytes,
 //               owners (0 when not asked for), shared, bad
@@ -52,7 +53,7 @@
 //   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path,
 //               badblocks_source, read_only}, health: HEALTH
 //   HEALTH      state (name_of(HealthState): "good", "degraded", "data-lost", "metadata-lost"), lost_bytes, lost_blocks,
-//               quarantined_blocks, bad_copies, metadata_lost, power_lost
+//               quarantined_blocks, reserved_blocks, bad_copies, metadata_lost, power_lost
 //   SCRUB       the fields of ScrubStatus by name; what it has no value for is null
 //   MOUNT       volume, number, mount_point, major, minor (st_dev of its files), read_only
 // clang-format on

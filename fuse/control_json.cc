@@ -207,6 +207,7 @@ json to_json(const PoolStatistics& s) {
 json to_json(const PoolHealth& health) {
   return {{"state", name_of(health.state)},    {"lost_bytes", health.lost_bytes},
           {"lost_blocks", health.lost_blocks}, {"quarantined_blocks", health.quarantined_blocks},
+          {"reserved_blocks", health.reserved_blocks},
           {"bad_copies", health.bad_copies},   {"metadata_lost", health.metadata_lost},
           {"power_lost", health.power_lost}};
 }

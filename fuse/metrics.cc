@@ -65,6 +65,7 @@ std::string metrics_text(const PoolStatistics& statistics, const PoolHealth& hea
   out.gauge("lost_bytes", "Data in use that cannot be read, until it is replaced or removed.", health.lost_bytes);
   out.gauge("lost_blocks", "Blocks of data in use with bytes that cannot be read.", health.lost_blocks);
   out.gauge("quarantined_blocks", "Bad blocks that are out of use.", health.quarantined_blocks);
+  out.gauge("reserved_bad_blocks", "Bad blocks in space that files have only reserved.", health.reserved_blocks);
   out.gauge("bad_copies", "Bad copies of metadata whose other copy serves.", health.bad_copies);
   out.gauge("metadata_lost_blocks", "Metadata blocks found lost in both copies since the pool was opened.",
             health.metadata_lost);

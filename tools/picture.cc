@@ -321,14 +321,17 @@ class Drawing {
     return heights;
   }
 
-  // The close-up that belongs to a cell: the first, if several do. None for what is not shown close up.
+  // The close-up that belongs to a cell, "2+" for the first of several; none for what is not shown close up.
   std::string number_of_cell(std::size_t cell) const {
-    for (std::size_t i = 0; i < windows_.size(); ++i)
-      for (const auto& bad : survey_.at("bad")) {
+    std::size_t first = windows_.size(), count = 0;
+    for (std::size_t i = 0; i < windows_.size(); ++i) {
+      const bool is_here = std::ranges::any_of(survey_.at("bad"), [&](const json& bad) {
         const auto block = number_in(bad, "block");
-        if (block / kWindow * kWindow == windows_[i] && block / cell_blocks_ == cell) return std::to_string(i + 1);
-      }
-    return {};
+        return block / kWindow * kWindow == windows_[i] && block / cell_blocks_ == cell;
+      });
+      if (is_here && count++ == 0) first = i;
+    }
+    return count == 0 ? "" : fmt::format("{}{}", first + 1, count == 1 ? "" : "+");
   }
 
   void surroundings() {
@@ -340,8 +343,8 @@ class Drawing {
     for (const auto& one : bad)
       shown += std::ranges::find(windows_, number_in(one, "block") / kWindow * kWindow) != windows_.end();
     if (shown < bad.size())
-      note(fmt::format("{} more are marked on the map only; daxcow poison list names them all",
-                       counted(bad.size() - shown, "bad block")));
+      note(fmt::format("{} more are marked on the map only; daxcow poison list names all bad blocks",
+                       bad.size() - shown));
   }
 
   void surrounding(std::size_t index) {
@@ -382,12 +385,12 @@ class Drawing {
     for (const json* block : named) owners_of(*block);
     if (others != 0) {
       y_ += 18;
-      text(left, y_, fmt::format("and {} more here", counted(others, "bad block")), fmt::format("fill=\"{}\"", kFaint));
+      text(left, y_, fmt::format("and {} more bad blocks here", others), fmt::format("fill=\"{}\"", kFaint));
     }
   }
 
   void owners_of(const json& block) {
-    constexpr std::size_t kLines = 5;
+    constexpr std::size_t kLines = 5, kVolumes = 4;
     const double left = kMargin + kAxis;
     const std::string detail = block.value("detail", "");
     const auto& owners = block.at("owners");
@@ -399,25 +402,36 @@ class Drawing {
       line += fmt::format(", {}{}", counted(owners.size(), "owner"),
                           block.value("owners_truncated", false) ? " and more" : "");
     text(left, y_, xml(line), "font-weight=\"bold\"");
-    std::size_t listed = 0;
+    // The same range of the same path, in a volume and its snapshots, is one line.
+    std::vector<std::pair<std::string, std::vector<std::string>>> lines;  // what, and the volumes
     for (const auto& owner : owners) {
-      if (listed == kLines) break;
-      ++listed;
-      std::string ranges;
+      const std::string role = owner.value("role", "");
+      std::string what = shortened(owner.value("path", ""), 80) + (role == "data" ? "" : " (" + role + ")");
+      const char* separator = ", bytes ";
       for (const auto& range : owner.value("lost", json::array())) {
         const auto from = number_in(range, "offset_bytes");
-        ranges += fmt::format("{}{}-{}", ranges.empty() ? ", bytes " : ", ", from,
-                              from + number_in(range, "length_bytes") - 1);
+        what += fmt::format("{}{}-{}", separator, from, from + number_in(range, "length_bytes") - 1);
+        separator = ", ";
       }
+      auto line = std::ranges::find(lines, what, &std::pair<std::string, std::vector<std::string>>::first);
+      if (line == lines.end()) line = lines.insert(line, {what, {}});
+      line->second.push_back(owner.value("volume", ""));
+    }
+    std::ranges::sort(lines);
+    for (std::size_t i = 0; i < std::min(lines.size(), kLines); ++i) {
+      auto& [what, volumes] = lines[i];
+      std::ranges::sort(volumes);
+      std::string names;
+      for (std::size_t k = 0; k < std::min(volumes.size(), kVolumes); ++k)
+        names += (k == 0 ? "" : ", ") + shortened(volumes[k], 30);
+      if (volumes.size() > kVolumes) names += fmt::format(" and {} more", volumes.size() - kVolumes);
+      y_ += 18;
+      text(left + 14, y_, xml(names + ": " + what));
+    }
+    if (lines.size() > kLines) {
       y_ += 18;
       text(left + 14, y_,
-           xml(fmt::format("{}: {}{}{}", shortened(owner.value("volume", ""), 30),
-                           shortened(owner.value("path", ""), 80),
-                           owner.value("role", "") == "data" ? "" : " (" + owner.value("role", "") + ")", ranges)));
-    }
-    if (listed < owners.size()) {
-      y_ += 18;
-      text(left + 14, y_, fmt::format("and {} more; see daxcow owners", owners.size() - listed),
+           fmt::format("and {} more; daxcow owners lists them", counted(lines.size() - kLines, "file range")),
            fmt::format("fill=\"{}\"", kFaint));
     }
   }

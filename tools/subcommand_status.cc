@@ -48,6 +48,8 @@ std::string describe_health(const json& health, const std::string& pool) {
     add(fmt::format("{} in {} cannot be read: see daxcow poison list {}", human_size(number_in(health, "lost_bytes")),
                     count("lost_blocks", "block"), pool));
   if (number_in(health, "quarantined_blocks") != 0) add(count("quarantined_blocks", "bad block") + " out of use");
+  if (number_in(health, "reserved_blocks") != 0)
+    add(count("reserved_blocks", "bad block") + " in space that is only reserved");
   if (number_in(health, "bad_copies") != 0) add(count("bad_copies", "bad block") + " of metadata with a good copy");
   return state + text;
 }

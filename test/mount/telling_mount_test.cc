@@ -174,8 +174,25 @@ TEST_CASE("Health and metrics follow what happens to the pool") {
   overwrite(main + "/file", kBadOffset, pattern(2, 1));
   pool.settle();
   REQUIRE(wait_until([&] { return state_of(pool) == "good"; }));
+
+  // What is only reserved is nobody's loss.
+  pool.need_run("fallocate -l 1M main/reserved");
+  const auto reserved = pool.pool_offset(main + "/reserved", 8192);
+  pool.poison(reserved);
+  REQUIRE(wait_until([&] { return pool.block_at(reserved).at("in_ledger") == true; }));
+  pool.settle();
+  CHECK(state_of(pool) == "degraded");
+  CHECK(value("lost_bytes") == 0);
+  CHECK(value("reserved_bad_blocks") == 1);
+  const auto owner = pool.block_at(reserved).at("owners").at(0);
+  CHECK(owner.at("role") == "reserved");
+  CHECK_FALSE(owner.contains("lost"));
+  CHECK(read_error(main + "/reserved", 8192) == 0);
+  REQUIRE(::unlink((main + "/reserved").c_str()) == 0);
+  pool.settle();
+  REQUIRE(wait_until([&] { return state_of(pool) == "good"; }));
   CHECK(value("blocks_lost_total") == 1);
-  CHECK(value("blocks_cleared_total") == 1);
+  CHECK(value("blocks_cleared_total") == 2);
   pool.check_clean();
 }
 
