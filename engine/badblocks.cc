@@ -162,7 +162,8 @@ Result<std::vector<FileExtent>> file_extents(int fd) {
       const fiemap_extent& extent = request->fm_extents[i];
       next = extent.fe_logical + extent.fe_length;
       if ((extent.fe_flags & kNoPlace) == 0) {
-        extents.push_back({extent.fe_logical, extent.fe_physical, extent.fe_length});
+        extents.push_back({extent.fe_logical, extent.fe_physical, extent.fe_length,
+                           (extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) != 0});
       }
       if ((extent.fe_flags & FIEMAP_EXTENT_LAST) != 0) return extents;
     }

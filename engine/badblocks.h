@@ -49,6 +49,7 @@ struct FileExtent {
   std::uint64_t file_bytes = 0;
   std::uint64_t device_bytes = 0;
   std::uint64_t length_bytes = 0;
+  bool unwritten = false;  // the file reads zeros there, whatever the device has
 };
 // All extents with a known place, by FIEMAP.
 Result<std::vector<FileExtent>> file_extents(int fd);

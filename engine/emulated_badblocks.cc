@@ -213,6 +213,17 @@ Result<> EmulatedBadblocks::refresh_locked() {
   return result;
 }
 
+Result<> EmulatedBadblocks::read_sectors(std::uint64_t offset, std::span<std::byte> to) {
+  LockGuard guard(mutex_);
+  const std::uint64_t first = offset / kSectorBytes * kSectorBytes;
+  const std::uint64_t end = (offset + to.size() + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
+  if (overlaps(TRY(read_both_lists(listed_path_, injected_path_)), {first, end - first}))
+    return fail(ErrorCode::kPoisoned);
+  if (pread(mapping_.file, to.data(), to.size(), static_cast<off_t>(offset)) != static_cast<ssize_t>(to.size()))
+    return system_failure("cannot read the pool of " + listed_path_);
+  return {};
+}
+
 Result<> EmulatedBadblocks::note_fault(BlockNumber block) {
   LockGuard guard(mutex_);
   const BadRanges latent = intersect(TRY(read_list(injected_path_)), {range_of({block, 1})});

@@ -20,7 +20,10 @@
 // takes it off both lists, maps the file's page back and zeroes it.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "engine/bad_range.h"
@@ -51,6 +54,8 @@ class EmulatedBadblocks {
   Result<BadRanges> listed();
   // Whether the block is poisoned in the mapping.
   bool is_poisoned(BlockNumber block);
+  // Reads by sectors what the mapping refuses by pages. kPoisoned if one of them is bad, listed or not.
+  Result<> read_sectors(std::uint64_t offset, std::span<std::byte> to);
   // Lists what is latent in the block.
   Result<> note_fault(BlockNumber block);
   // Zeroes those blocks of the run that are bad and takes them off both lists.

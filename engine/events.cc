@@ -9,6 +9,7 @@ const char* name_of(EventKind kind) {
   switch (kind) {
     case EventKind::kPoisonFound: return "poison-found";
     case EventKind::kDataLost: return "data-lost";
+    case EventKind::kDataRescued: return "data-rescued";
     case EventKind::kDataHealed: return "data-healed";
     case EventKind::kBlockCleared: return "block-cleared";
     case EventKind::kClearFailed: return "clear-failed";
@@ -28,6 +29,7 @@ void EventLog::publish(Event event) {
   {
     const LockGuard guard(mutex_);
     event.sequence = ++last_;
+    ++counts_[event.kind];
     events_.push_back(std::move(event));
     if (events_.size() > kCapacity) events_.pop_front();
   }
@@ -36,7 +38,11 @@ void EventLog::publish(Event event) {
 
 std::vector<Event> EventLog::after(std::uint64_t sequence, std::size_t limit, unsigned milliseconds) {
   std::unique_lock guard(mutex_);
-  changed_.wait_for(guard, std::chrono::milliseconds(milliseconds), [&] { return last_ > sequence; });
+  mutex_.assert_held();
+  changed_.wait_for(guard, std::chrono::milliseconds(milliseconds), [&] {
+    mutex_.assert_held();
+    return last_ > sequence || waiting_ended_;
+  });
   std::vector<Event> found;
   for (const Event& event : events_) {
     if (event.sequence <= sequence) continue;
@@ -49,6 +55,19 @@ std::vector<Event> EventLog::after(std::uint64_t sequence, std::size_t limit, un
 std::uint64_t EventLog::last_sequence() const {
   const LockGuard guard(mutex_);
   return last_;
+}
+
+std::map<EventKind, std::uint64_t> EventLog::counts() const {
+  const LockGuard guard(mutex_);
+  return counts_;
+}
+
+void EventLog::end_waiting() {
+  {
+    const LockGuard guard(mutex_);
+    waiting_ended_ = true;
+  }
+  changed_.notify_all();
 }
 
 }  // namespace daxcow

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@ namespace daxcow {
 enum class EventKind {
   kPoisonFound,       // the device reports a bad block
   kDataLost,          // one owner's range of it is lost
+  kDataRescued,       // the kernel still had the page of an owner: nothing is lost
   kDataHealed,        // an owner has replaced its range
   kBlockCleared,      // the device works again at this block
   kClearFailed,       // the device could not clear it; the block stays quarantined
@@ -31,7 +33,7 @@ struct Event {
   Timestamp time;
   EventKind kind{};
   BlockNumber block;
-  std::string volume;  // kDataLost, kDataHealed, kProcessSignalled
+  std::string volume;  // kDataLost, kDataRescued, kDataHealed, kProcessSignalled
   InodeNumber inode;
   std::string path;
   std::uint64_t offset_bytes = 0;
@@ -48,12 +50,18 @@ class EventLog {
   // returned then has a higher sequence than sequence + 1.
   std::vector<Event> after(std::uint64_t sequence, std::size_t limit, unsigned milliseconds);
   std::uint64_t last_sequence() const;
+  // How many there were of each kind, those that are no longer kept included.
+  std::map<EventKind, std::uint64_t> counts() const;
+  // From now on after() waits for nothing.
+  void end_waiting();
 
  private:
   mutable Mutex mutex_;
   Condition changed_;
-  std::deque<Event> events_;
-  std::uint64_t last_ = 0;
+  std::deque<Event> events_ GUARDED_BY(mutex_);
+  std::map<EventKind, std::uint64_t> counts_ GUARDED_BY(mutex_);
+  std::uint64_t last_ GUARDED_BY(mutex_) = 0;
+  bool waiting_ended_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace daxcow

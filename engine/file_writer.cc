@@ -137,12 +137,14 @@ class Writer {
     }
     const BlockNumber old = region.old.block() + (block - region.range.first);
     const std::uint8_t bad = ledger().mask(old);
+    const std::uint64_t size = view_.record.size_bytes;
     const std::uint64_t from = begin_in({block, 1}) - byte_offset(block), to = end_in({block, 1}) - byte_offset(block);
     for (std::uint64_t sector = 0; sector < kSectorsPerBlock; ++sector) {
       const std::uint64_t first = sector * kSectorBytes;
-      const bool replaced = from <= first && first + kSectorBytes <= to;
-      if (replaced) continue;  // a lost sector that is overwritten whole is healed by that
-      if (byte_offset(block) + first >= view_.record.size_bytes) {
+      const std::uint64_t end = std::min(first + kSectorBytes, size - std::min(size, byte_offset(block)));
+      // A lost sector that is overwritten as far as the file goes is healed by that.
+      const bool replaced = from <= first && end <= to;
+      if (replaced || end <= first) {
         std::memset(content.bytes + first, 0, kSectorBytes);
         continue;
       }
@@ -263,6 +265,7 @@ class Writer {
       const ForkEdit fork = edit_data_fork(*record, LeafKind::kData);
       for (const Segment& piece : pieces_) TRY(assign(transaction, fork, piece.range, piece.entry.block(), false, state_.services.graveyard));
       record->size_bytes = std::max(record->size_bytes, end);
+      if (options_.restores) return Step::kDone;
       state_.take_times(transaction, held_, *record);
       set_time(*record, kModification, now);
       set_time(*record, kChange, now);
@@ -271,6 +274,7 @@ class Writer {
     }));
     for (auto& reservation : reservations_) reservation.keep();
     for (const Segment& piece : pieces_) held_.exclusive.add(piece, generation_before);
+    if (options_.restores) return {};
     for (const Region& region : regions_)
       if (region.treatment == Treatment::kNew && region.old.present()) report_healed(region);
     return {};

@@ -202,6 +202,20 @@ inline constexpr InodeNumber kFirstInode{16};
 // the roots block the index of the entry (roots: as inode 0 of an inode block).
 inline constexpr std::uint64_t kSlotsPerInode = 2 * kRootSlots;
 
+// The scrub's pass that is under way, and the last one (engine/patrol.h). A hint: whatever is in here, a pass reads
+// what is in use. Was reserved at first: programs that do not know it leave it as it is.
+struct ScrubRecord {
+  std::uint64_t state;     // 0 none under way, 1 running, 2 paused
+  std::uint64_t position;  // the place that it goes on with (engine/poison_scrub.h)
+  std::uint64_t blocks_read;
+  std::uint64_t blocks_found;      // bad ones that nobody knew of
+  std::int64_t started_seconds;    // of this pass, or of the last one
+  std::int64_t finished_seconds;   // of the last one; 0: never
+  std::uint64_t passes;            // finished ones, ever
+  std::uint64_t bytes_per_second;  // of this pass; 0: no bound
+};
+static_assert(sizeof(ScrubRecord) == 64);
+
 struct Roots {
   std::uint64_t generation_limit;  // generations below it may be in use
   std::uint64_t mount_count;
@@ -215,9 +229,10 @@ struct Roots {
   std::uint64_t metadata_repaired;  // metadata copies rewritten from the other one, ever
   std::array<std::uint8_t, 256 - 136> reserved0;
   InodeRecord volume_zero;
-  std::array<std::uint8_t, 4096 - 512> reserved1;
+  ScrubRecord scrub;
+  std::array<std::uint8_t, 4096 - 576> reserved1;
 };
-static_assert(sizeof(Roots) == kBlockBytes && offsetof(Roots, volume_zero) == 256);
+static_assert(sizeof(Roots) == kBlockBytes && offsetof(Roots, volume_zero) == 256 && offsetof(Roots, scrub) == 512);
 
 // --- Directories ------------------------------------------------------------------------------------------------------
 //

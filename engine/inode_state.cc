@@ -82,36 +82,77 @@ std::vector<std::shared_ptr<InodeState>> InodeStates::all() {
 void InodeStates::remember(InodeNumber inode, std::uint64_t count) {
   Shard& shard = shard_of(inode);
   const LockGuard guard(shard.mutex);
-  shard.lookups[inode.value] += count;
+  shard.remembered[inode.value].count += count;
 }
 
 bool InodeStates::forget(InodeNumber inode, std::uint64_t count) {
   Shard& shard = shard_of(inode);
   const LockGuard guard(shard.mutex);
-  const auto it = shard.lookups.find(inode.value);
-  if (it == shard.lookups.end()) return true;
-  if (it->second > count) {
-    it->second -= count;
+  const auto it = shard.remembered.find(inode.value);
+  if (it == shard.remembered.end()) return true;
+  if (it->second.count > count) {
+    it->second.count -= count;
     return false;
   }
-  shard.lookups.erase(it);
+  shard.remembered.erase(it);
   return true;
 }
 
 bool InodeStates::is_remembered(InodeNumber inode) const {
   const Shard& shard = shard_of(inode);
   const LockGuard guard(shard.mutex);
-  return shard.lookups.contains(inode.value);
+  return shard.remembered.contains(inode.value);
 }
 
 std::vector<InodeNumber> InodeStates::forget_all() {
   std::vector<InodeNumber> inodes;
   for (Shard& shard : shards_) {
     const LockGuard guard(shard.mutex);
-    for (const auto& [inode, count] : shard.lookups) inodes.push_back(InodeNumber(inode));
-    shard.lookups.clear();
+    for (const auto& [inode, kept] : shard.remembered) inodes.push_back(InodeNumber(inode));
+    shard.remembered.clear();
   }
   return inodes;
+}
+
+void InodeStates::open_for_writing(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.remembered.find(inode.value);
+  if (it == shard.remembered.end()) return;
+  ++it->second.pages.writers;
+  ++it->second.pages.openings;
+}
+
+void InodeStates::close_for_writing(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.remembered.find(inode.value);
+  if (it == shard.remembered.end()) return;
+  PageTrust& pages = it->second.pages;
+  // The last one's requests have all returned to their callers, so the kernel has dropped the pages they concern.
+  if (pages.writers > 0 && --pages.writers == 0) pages.may_be_old = false;
+}
+
+void InodeStates::note_change_behind_pages(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.remembered.find(inode.value);
+  if (it != shard.remembered.end() && it->second.pages.writers > 0) it->second.pages.may_be_old = true;
+}
+
+void InodeStates::note_failed_write(InodeNumber inode) {
+  Shard& shard = shard_of(inode);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.remembered.find(inode.value);
+  if (it != shard.remembered.end()) it->second.pages.write_failed = true;
+}
+
+std::optional<PageTrust> InodeStates::page_trust(InodeNumber inode) const {
+  const Shard& shard = shard_of(inode);
+  const LockGuard guard(shard.mutex);
+  const auto it = shard.remembered.find(inode.value);
+  if (it == shard.remembered.end()) return std::nullopt;
+  return it->second.pages;
 }
 
 }  // namespace daxcow

@@ -61,6 +61,16 @@ struct InodeState : std::enable_shared_from_this<InodeState> {
   LazyTimes times;  // times_mutex
 };
 
+// How far the pages that a kernel has of a file can be taken for the content of its blocks.
+struct PageTrust {
+  std::uint64_t writers = 0;   // handles that may write, open now; a mapping counts through its handle
+  std::uint64_t openings = 0;  // of such handles, so far
+  // Content has changed, while a present writer was there, in a way that reaches the pages only after the reply (a hole, a
+  // copy, a write past the cache): until all writers are gone a page may be older than its block.
+  bool may_be_old = false;
+  bool write_failed = false;  // a page may hold what never arrived
+};
+
 class InodeStates {
  public:
   std::shared_ptr<InodeState> get(InodeNumber inode);
@@ -76,13 +86,24 @@ class InodeStates {
   bool is_remembered(InodeNumber inode) const;
   std::vector<InodeNumber> forget_all();
 
+  // What is known of the pages of a remembered inode. Nothing is trusted of others.
+  void open_for_writing(InodeNumber inode);
+  void close_for_writing(InodeNumber inode);
+  void note_change_behind_pages(InodeNumber inode);
+  void note_failed_write(InodeNumber inode);
+  std::optional<PageTrust> page_trust(InodeNumber inode) const;
+
  private:
   static constexpr std::size_t kShards = 16;
   static constexpr std::size_t kMaximumIdlePerShard = 4096;
+  struct Remembered {
+    std::uint64_t count = 0;
+    PageTrust pages;
+  };
   struct Shard {
     mutable Mutex mutex;
     std::unordered_map<std::uint64_t, std::shared_ptr<InodeState>> states;
-    std::unordered_map<std::uint64_t, std::uint64_t> lookups;
+    std::unordered_map<std::uint64_t, Remembered> remembered;
   };
   Shard& shard_of(InodeNumber inode) { return shards_[inode.value % kShards]; }
   const Shard& shard_of(InodeNumber inode) const { return shards_[inode.value % kShards]; }

@@ -1,5 +1,6 @@
 #include "engine/ledger.h"
 
+#include <algorithm>
 #include <shared_mutex>
 
 namespace daxcow {
@@ -27,6 +28,19 @@ bool Ledger::touches(BlockRun run) const {
   const bool hit = it != blocks_.end() && it->first < run.end().value;
   mutex_.unlock_shared();
   return hit;
+}
+
+bool Ledger::touches_bytes(std::uint64_t offset, std::uint64_t length) const {
+  if (size() == 0 || length == 0) return false;
+  const BlockNumber first(offset / kBlockBytes);
+  const std::uint64_t end = offset + length;
+  for (const auto& [block, sectors] : in({first, blocks_for(end) - first.value})) {
+    const std::uint64_t start = byte_offset(block);
+    const std::uint64_t from = std::max(offset, start) - start, to = std::min(end, start + kBlockBytes) - start;
+    for (std::uint64_t sector = from / kSectorBytes; sector * kSectorBytes < to; ++sector)
+      if (sectors >> sector & 1) return true;
+  }
+  return false;
 }
 
 std::vector<std::pair<BlockNumber, std::uint8_t>> Ledger::in(BlockRun run) const {

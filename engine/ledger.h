@@ -19,6 +19,8 @@ class Ledger {
   void set(BlockNumber block, std::uint8_t sector_mask);  // mask 0: removes
   std::uint8_t mask(BlockNumber block) const;             // 0: not in the ledger
   bool touches(BlockRun run) const;
+  // Whether any of these bytes of the pool lies in a lost sector.
+  bool touches_bytes(std::uint64_t offset, std::uint64_t length) const;
   // Blocks of the ledger inside `run`, ascending.
   std::vector<std::pair<BlockNumber, std::uint8_t>> in(BlockRun run) const;
   std::vector<std::pair<BlockNumber, std::uint8_t>> all() const;

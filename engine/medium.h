@@ -60,9 +60,11 @@ class Medium {
   // poison with EFAULT; reading it directly can raise SIGBUS.
   const std::byte* mapping() const { return mapping_; }
 
-  // All ranges must lie within the medium (checked: CHECK). Thread-safe; concurrent copies of overlapping ranges may tear.
+  // All ranges must lie within the medium (checked: CHECK). Thread-safe; concurrent copies of overlapping ranges may
+  // tear.
   //
-  // Copies from the medium. kPoisoned if any byte could not be read; `to` is then undefined.
+  // Copies from the medium. kPoisoned if any byte could not be read; `to` is then undefined. What of a page is good can
+  // be read beside bad sectors where the device can do that: of emulation and of files on fsdax, not of devdax.
   virtual Result<> read(std::uint64_t offset, std::span<std::byte> to) = 0;
   // Stores to the medium, non-temporal where that pays. Durable once the same thread's drain() returns. kPoisoned if a
   // page could not be stored to; what else was stored is undefined.

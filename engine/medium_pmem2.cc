@@ -23,6 +23,7 @@
 #include "engine/emulated_badblocks.h"
 #include "engine/file_descriptor.h"
 #include "engine/guarded_copy.h"
+#include "engine/sector_reader.h"
 
 namespace daxcow {
 
@@ -155,6 +156,7 @@ class Pmem2Medium final : public Medium {
  private:
   Result<> map();
   Result<> choose_copies();
+  Result<> read_sectors(std::uint64_t offset, std::span<std::byte> to);
   Result<> find_badblocks(const struct stat& status);
   Durability choose_durability(bool relaxed) const;
 
@@ -179,6 +181,7 @@ class Pmem2Medium final : public Medium {
   // How bad blocks are learnt of: one of these, or neither.
   std::optional<BadblocksSource> source_of_bad_;
   std::unique_ptr<BadblocksWatch> watch_;
+  std::unique_ptr<SectorReader> sectors_;        // of a file on fsdax
   std::unique_ptr<EmulatedBadblocks> emulated_;  // last: it is gone before the mapping
 };
 
@@ -275,6 +278,7 @@ Result<> Pmem2Medium::start(const struct stat& status, const Pmem2OpenOptions& o
   TRY(map());
   TRY(choose_copies());
   info_.durability = choose_durability(options.relaxed);
+  if (info_.kind == MediumKind::kFsdaxFile) sectors_ = std::make_unique<SectorReader>(file_.get());
   return find_badblocks(status);
 }
 
@@ -296,9 +300,18 @@ std::unexpected<Error> Pmem2Medium::fault_error(const MemoryFault& fault) const 
 Result<> Pmem2Medium::read(std::uint64_t offset, std::span<std::byte> to) {
   check_range(offset, to.size());
   MemoryFault fault;
-  if (!guarded_copy(to.data(), mapping_ + offset, to.size(), &fault)) [[unlikely]]
-    return fault_error(fault);
+  if (!guarded_copy(to.data(), mapping_ + offset, to.size(), &fault)) [[unlikely]] {
+    auto error = fault_error(fault);
+    if (error.error().code != ErrorCode::kPoisoned || !read_sectors(offset, to)) return error;
+  }
   return {};
+}
+
+// A page is refused as a whole; what of it is good may be had in another way.
+Result<> Pmem2Medium::read_sectors(std::uint64_t offset, std::span<std::byte> to) {
+  if (emulated_) return emulated_->read_sectors(offset, to);
+  if (sectors_) return sectors_->read(offset, to);
+  return fail(ErrorCode::kUnsupported);  // a devdax has no other way
 }
 
 Result<> Pmem2Medium::store(std::uint64_t offset, std::span<const std::byte> from) {

@@ -4,7 +4,8 @@
 //   free block          taken out of the free space, recorded, cleared on the device, verified, given back
 //   metadata, journal,  recorded, cleared, rewritten whole from the other copy (or from memory), verified
 //   superblock
-//   data in use         recorded; every owner gets an event, and those that a mount's kernel knows are invalidated. The
+//   data in use         recorded. If the kernel of a mount still has the page, that is written to a new block, for all owners
+//                       or for the one. Every other owner gets an event, and those that a mount's kernel knows are invalidated. The
 //                       range stays unreadable until its owner replaces it; when the last reference is gone, as free
 //   in flight           (reserved by a writer, or freed and still looked at) recorded, and sorted out again when the
 //                       operations begun before have ended
@@ -41,6 +42,13 @@
 
 namespace daxcow {
 
+// For whom a page that a kernel still had is what was in the bad block.
+enum class Rescue {
+  kNobody,  // there is no page, or it may be older than the block
+  kOwner,   // programs may have changed the page since: it is what they see of their file
+  kAll,     // nobody has: it is what was in the block
+};
+
 // What the worker needs from the layers above. Called without any lock held, from the worker's thread or from the one
 // that called process_now(), scrub() or report(). May take gates and inode locks; must not call back into Poison,
 // except for note_healed() and report().
@@ -54,6 +62,10 @@ class PoisonHost {
   virtual bool is_mounted(VolumeNumber volume) = 0;
   // True if a mount's kernel knows the inode, so that it may have pages of it.
   virtual bool is_remembered(VolumeNumber volume, InodeNumber inode) = 0;
+  // Reads the page of a remembered inode of a mounted volume that is in a bad block, if a kernel still has it.
+  virtual Rescue read_page(const LostRange& page, Block& content) = 0;
+  // Gives the owner a block with this content, if the bad one is still what it has there. Returns whether it was.
+  virtual Result<bool> restore_page(const LostRange& page, const Block& content) = 0;
   // A range of a remembered inode of a mounted volume is lost; whole blocks.
   virtual void on_lost(const LostRange& range) = 0;
   // Blocks were put into the ledger: what is remembered about blocks that may be written in place must be asked anew.
@@ -132,10 +144,14 @@ class Poison {
 
   // poison_data.cc
   void lose(const Sectors& lost) REQUIRES(pass_mutex_);
-  void report_loss(BlockNumber block, std::uint8_t sectors);
+  bool report_loss(BlockNumber block, std::uint8_t sectors);
   void publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRange& owner);
   void publish_healed() REQUIRES(pass_mutex_);
   void publish_found(const Sectors& bad);
+
+  // poison_rescue.cc
+  void rescue(BlockNumber block) REQUIRES(pass_mutex_);
+  void publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom);
 
   // poison_clear.cc
   void mend(BlockNumber block) REQUIRES(pass_mutex_);

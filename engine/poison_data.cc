@@ -62,24 +62,28 @@ void Poison::publish_found(const Sectors& bad) {
 void Poison::lose(const Sectors& lost) {
   for (auto it = lost.begin(); it != lost.end();) {
     Sectors ledger, fresh;
-    std::uint64_t blocks = 0;
     for (; it != lost.end() && ledger.size() < kRecordsAtOnce; ++it) {
-      const std::uint8_t sectors = handled_[it->first];
-      ledger.emplace(it->first, sectors);
+      ledger.emplace(it->first, handled_[it->first]);
       fresh.insert(*it);
-      blocks += sectors == it->second;  // not one of which more is lost than before
     }
-    record(ledger, [blocks](format::Roots& roots) { roots.blocks_lost += blocks; });
-    for (const auto& [block, sectors] : fresh) report_loss(block, sectors);
+    record(ledger, {});
+    std::uint64_t blocks = 0;
+    for (const auto& [block, sectors] : fresh) {
+      rescue(block);
+      const bool told = report_loss(block, sectors);
+      blocks += told && sectors == ledger[block];  // not one of which more is lost than before
+    }
+    if (blocks != 0) record({}, [blocks](format::Roots& roots) { roots.blocks_lost += blocks; });
   }
 }
 
-void Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
+// Returns whether anybody has lost anything.
+bool Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
   const auto owners = find_owners(store_, store_.metadata(), block);
   if (!owners) {
     store_.log("block " + std::to_string(block.value) +
                " is lost; its owners cannot be found: " + describe(owners.error()));
-    return;
+    return true;
   }
   // Who has only reserved the space (unwritten) has lost nothing.
   std::size_t told = 0;
@@ -109,6 +113,7 @@ void Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
                                       .block = block});
                      return true;
                    });
+  return told != 0;
 }
 
 void Poison::publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRange& owner) {
@@ -119,8 +124,9 @@ void Poison::publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRa
   for (const SectorRun& run : sector_runs(sectors)) {
     event.offset_bytes = byte_offset(owner.first) + run.first * kSectorBytes;
     event.length_bytes = run.count * kSectorBytes;
-    event.text = "data lost: volume " + event.volume + ", " + event.path + ", " +
-                 describe_range(event.offset_bytes, event.length_bytes) + "; overwrite, punch or restore this range";
+    event.text = "data lost: " + event.path + " of volume " + event.volume + ", " +
+                 describe_range(event.offset_bytes, event.length_bytes) +
+                 ": reading them fails from now on; restore or overwrite this range, punch a hole, or remove the file";
     publish(event);
   }
 }

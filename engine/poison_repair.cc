@@ -5,6 +5,7 @@
 #include <span>
 
 #include "engine/check.h"
+#include "engine/rebuild_metadata.h"
 
 namespace daxcow {
 
@@ -40,7 +41,13 @@ Result<std::unique_ptr<Block>> good_content(Store& store, BlockNumber block, Kin
       break;
     case Kind::kMetadata: {
       const BlockNumber primary = copy_at(block).block;
-      *content = *TRY(store.metadata().read(primary, store.metadata().descriptor(primary).type));
+      const BlockType type = store.metadata().descriptor(primary).type;
+      auto found = store.metadata().read(primary, type);
+      if (!found) {
+        TRY(rebuild_metadata(store, primary));
+        found = store.metadata().read(primary, type);
+      }
+      *content = *TRY(std::move(found));
       break;
     }
     case Kind::kJournal:  // as a whole, by the journal itself

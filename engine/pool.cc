@@ -7,9 +7,11 @@
 #include <cstdio>
 
 #include "engine/borrowed_medium.h"
+#include "engine/health.h"
 #include "engine/overlay_medium.h"
 #include "engine/paths.h"
 #include "engine/pool_state.h"
+#include "engine/survey.h"
 
 namespace daxcow {
 
@@ -106,6 +108,7 @@ Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOpt
   if (options.background) {
     TRY(pool->state_->poison.start());
     if (!options.read_only) pool->state_->start_background();
+    if (options.patrol && !options.read_only) TRY(pool->state_->patrol.start_thread(options.patrol_bytes_per_second));
   }
   return pool;
 }
@@ -121,12 +124,14 @@ Result<> Pool::begin_writing() {
     state.options.read_only = false;
     if (state.shutdown.last != LastShutdown::kPowerLost) state.tell_shutdown();  // that was said
     if (state.options.background) state.start_background();
+    if (state.options.patrol) return state.patrol.start_thread(state.options.patrol_bytes_per_second);
     return {};
   });
 }
 
 Pool::~Pool() {
   if (!state_) return;
+  state_->patrol.stop_thread();
   state_->stop_background();
   state_->poison.stop();
   if (!store_->read_only()) {
@@ -145,19 +150,18 @@ Pool::State::State(Store& pool_store, PoolOptions pool_options)
     : store(pool_store),
       options(std::move(pool_options)),
       graveyard(store),
-      services{store,
-               graveyard,
+      services{store, graveyard,
                [this] {
                  const LockGuard guard(background_mutex);
                  background_work = true;
                  background_wake.notify_one();
                },
-               [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length, BlockNumber block) {
-                 poison.note_healed(volume, inode, offset, length, block);
-               },
+               [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                      BlockNumber block) { poison.note_healed(volume, inode, offset, length, block); },
                options.directory_bytes},
       zero(services, kVolumeZero, false),
-      poison(store, *this) {}
+      poison(store, *this),
+      patrol(store) {}
 
 Pool::State::~State() = default;
 
@@ -189,6 +193,31 @@ bool Pool::State::is_mounted(VolumeNumber volume) { return mounted(volume) != nu
 bool Pool::State::is_remembered(VolumeNumber volume, InodeNumber inode) {
   const auto held = mounted(volume);
   return held && held->is_remembered(inode);
+}
+
+Rescue Pool::State::read_page(const LostRange& page, Block& content) {
+  const auto held = mounted(page.volume);
+  if (!held) return Rescue::kNobody;
+  const InodeStates& inodes = held->state().inodes;
+  const auto before = inodes.page_trust(page.inode);
+  std::uint64_t bytes = 0;
+  {
+    const LockGuard guard(observer_mutex);
+    if (observer) bytes = observer->read_cached(page, content.bytes);
+  }
+  const auto after = inodes.page_trust(page.inode);
+  if (bytes == 0 || !before || !after || after->write_failed || after->may_be_old) return Rescue::kNobody;
+  std::fill(content.bytes + bytes, content.bytes + kBlockBytes, std::byte{0});
+  // A file may end inside the block where others go on. And of a page that nobody could have written to from before it was read
+  // until after, none is newer than the block.
+  const bool unchanged = before->writers == 0 && after->writers == 0 && before->openings == after->openings;
+  return bytes == kBlockBytes && unchanged ? Rescue::kAll : Rescue::kOwner;
+}
+
+Result<bool> Pool::State::restore_page(const LostRange& page, const Block& content) {
+  const auto held = mounted(page.volume);
+  if (!held) return false;
+  return held->state().restore_page(page.inode, FileBlock(page.offset_bytes / kBlockBytes), page.block, content);
 }
 
 void Pool::State::on_lost(const LostRange& range) {
@@ -317,7 +346,14 @@ void Pool::set_poison_observer(PoisonObserver* observer) {
 
 void Pool::suspect(BlockRun run) { store_->suspect(run); }
 
-Result<std::uint64_t> Pool::scrub(const std::function<void(std::uint64_t, std::uint64_t)>& progress) { return state_->poison.scrub(progress); }
+Result<std::uint64_t> Pool::scrub(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                  std::uint64_t bytes_per_second) {
+  const std::uint64_t found = TRY(state_->patrol.run(bytes_per_second, progress));
+  state_->poison.process_now();
+  return found;
+}
+
+Patrol& Pool::patrol() { return state_->patrol; }
 
 EventLog& Pool::events() { return store_->events(); }
 
@@ -336,6 +372,14 @@ const char* name_of(BlockUse use) {
   }
   return "unknown";
 }
+
+Result<PoolHealth> Pool::health() {
+  PoolHealth health = TRY(health_of(*store_));
+  health.power_lost = state_->shutdown.last == LastShutdown::kPowerLost;
+  return health;
+}
+
+Result<PoolSurvey> Pool::survey(std::size_t cells) { return survey_of(*store_, cells); }
 
 Result<PoolStatistics> Pool::statistics() {
   PoolStatistics statistics;

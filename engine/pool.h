@@ -20,7 +20,10 @@ namespace daxcow {
 
 class Store;
 class Poison;
+class Patrol;
 struct CheckReport;
+struct PoolHealth;
+struct PoolSurvey;
 
 struct FormatOptions {
   std::string label;
@@ -36,6 +39,8 @@ struct PoolOptions {
   std::uint64_t cache_bytes = 256ull << 20;        // metadata blocks kept in DRAM
   std::uint64_t directory_bytes = 256ull << 20;    // DRAM for directory indexes
   bool background = true;                          // threads: graveyard, lazy times, bad blocks
+  bool patrol = false;                             // goes on with passes of the scrub (engine/patrol.h), in a thread
+  std::uint64_t patrol_bytes_per_second = 0;       // and begins one when it is due; 0: only when told to
   std::function<void(const std::string&)> log;     // one line each for a person; may be empty; called from any thread
 };
 
@@ -88,6 +93,9 @@ class PoisonObserver {
  public:
   virtual ~PoisonObserver() = default;
   virtual void on_lost(const LostRange& range) = 0;
+  // Copies what the kernel has of this page of a file, without asking the pool for it; returns the number of bytes, which may
+  // end before the page where the file does, or 0 if it has none. May wait for other requests of the mount, not for poison.
+  virtual std::uint64_t read_cached(const LostRange&, std::span<std::byte>) { return 0; }
 };
 
 struct PoolStatistics {
@@ -139,13 +147,21 @@ class Pool {
   void set_poison_observer(PoisonObserver* observer);
   // Something failed at this block (a system call that read the mapping returned EFAULT): looks at it soon. Does not wait.
   void suspect(BlockRun run);
-  // Reads every metadata copy and every data block in use once; finds latent poison. For tools; can take long.
-  Result<std::uint64_t> scrub(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress);
+  // Reads every metadata copy and every data block in use once, at most that many bytes a second (0: no bound); finds
+  // latent poison. Returns how many blocks were found. Can take long. kBusy while another pass runs.
+  Result<std::uint64_t> scrub(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
+                              std::uint64_t bytes_per_second = 0);
+  // Passes that go on beside everything else.
+  Patrol& patrol();
   // Waits until the poison thread has handled everything known so far, and freed blocks have been reclaimed (tests, tools).
   void settle();
   EventLog& events();
 
   Result<PoolStatistics> statistics();
+  // What is wrong with the pool as far as is known; no block is touched (engine/health.h).
+  Result<PoolHealth> health();
+  // What lies where in the pool, gathered into at most that many cells (engine/survey.h).
+  Result<PoolSurvey> survey(std::size_t cells);
   const MediumInfo& medium_info() const;
 
   Store& store() { return *store_; }  // internal to engine/ and the checker

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "engine/graveyard.h"
+#include "engine/patrol.h"
 #include "engine/poison.h"
 #include "engine/pool.h"
 #include "engine/store.h"
@@ -24,6 +25,8 @@ struct Pool::State final : PoisonHost {
   std::string path_of(VolumeNumber volume, InodeNumber inode) override;
   bool is_mounted(VolumeNumber volume) override;
   bool is_remembered(VolumeNumber volume, InodeNumber inode) override;
+  Rescue read_page(const LostRange& page, Block& content) override;
+  Result<bool> restore_page(const LostRange& page, const Block& content) override;
   void on_lost(const LostRange& range) override;
   void ledger_grew() override;
 
@@ -62,6 +65,7 @@ struct Pool::State final : PoisonHost {
   PoolServices services;
   Volume::State zero;  // volume 0
   Poison poison;
+  Patrol patrol;
   Mutex observer_mutex;
   PoisonObserver* observer = nullptr;  // observer_mutex
 

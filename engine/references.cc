@@ -153,6 +153,25 @@ SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, 
   }
 }
 
+std::uint64_t& raw_slot(BlockType type, Block& content, std::uint64_t slot) {
+  const auto inode_entry = [](InodeRecord& inode, std::uint64_t index) -> std::uint64_t& {
+    return index < format::kRootSlots ? inode.data[index] : inode.attributes[index - format::kRootSlots];
+  };
+  if (type == BlockType::kRoots) return inode_entry(content.as<format::Roots>().volume_zero, slot);
+  if (type == BlockType::kInodes)
+    return inode_entry(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
+  return content.as<format::MapNode>()[slot];
+}
+
+ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask) {
+  ReverseRecord record{};
+  record.first = block.value;
+  record.length_blocks = 1;
+  record.kind = format::RecordKind::kLedger;
+  record.sector_mask = sector_mask;
+  return record;
+}
+
 std::vector<ReverseRecord> records_of(BlockNumber source, BlockType type, std::uint8_t node_level, const Block& content) {
   std::vector<ReverseRecord> records;
   const SlotReader reader(type, node_level, content);

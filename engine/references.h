@@ -57,9 +57,15 @@ struct SlotView {
 };
 SlotView slot_at(format::BlockType type, std::uint8_t node_level, const Block& content, std::uint64_t slot);
 
+// The entry at a slot that slot_at() finds present, for changing.
+std::uint64_t& raw_slot(format::BlockType type, Block& content, std::uint64_t slot);
+
 // All records of a block.
 std::vector<format::ReverseRecord> records_of(BlockNumber source, format::BlockType type, std::uint8_t node_level,
                                               const Block& content);
+
+// The record of a block in the poison ledger.
+format::ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask);
 
 struct RecordChanges {
   std::vector<format::ReverseRecord> erased;

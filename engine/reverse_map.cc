@@ -470,6 +470,16 @@ Result<> ReverseMap::for_each_record(BlockReader& reader,
   return for_each_covering(reader, {BlockNumber(0), kNoLimit}, visit);
 }
 
+std::optional<ReverseMap::LeafKeys> ReverseMap::keys_of_leaf(BlockNumber leaf) const {
+  for (auto summary = state_->index.owner(RecordKey{}); summary; summary = state_->index.after(summary->smallest)) {
+    if (summary->leaf != leaf) continue;
+    LeafKeys keys{.smallest = summary->smallest, .next = std::nullopt, .count = summary->count};
+    if (const auto next = state_->index.after(summary->smallest)) keys.next = next->smallest;
+    return keys;
+  }
+  return std::nullopt;
+}
+
 std::uint64_t ReverseMap::leaf_count() const { return state_->index.size(); }
 std::uint64_t ReverseMap::record_count() const { return state_->records; }
 std::size_t ReverseMap::memory_bytes() const {

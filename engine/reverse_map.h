@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "engine/block.h"
 #include "engine/format.h"
@@ -72,6 +73,14 @@ class ReverseMap {
   Result<> for_each_unreferenced(BlockReader& reader, BlockRun run, const std::function<void(BlockRun)>& visit) const;
   // All records in key order, so with ascending `first` (for the scan that builds free space, the checker, repair).
   Result<> for_each_record(BlockReader& reader, const std::function<bool(const format::ReverseRecord&)>& visit) const;
+
+  // Which keys a leaf has, and how many, from the index alone. Linear in the number of leaves.
+  struct LeafKeys {
+    RecordKey smallest;
+    std::optional<RecordKey> next;  // the smallest of the leaf behind it
+    unsigned count = 0;
+  };
+  std::optional<LeafKeys> keys_of_leaf(BlockNumber leaf) const;
 
   std::uint64_t leaf_count() const;
   std::uint64_t record_count() const;

@@ -95,6 +95,18 @@ Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, fo
   return *block;
 }
 
+Result<Block*> Transaction::remake(BlockNumber block) {
+  const BlockDescriptor descriptor = store_.metadata_.descriptor(block);
+  CHECK(!holds_references(descriptor.type) && descriptor.type != BlockType::kFree);
+  Dirty dirty;
+  dirty.copy = std::make_shared<Block>();
+  dirty.descriptor = descriptor;
+  dirty.is_new = true;
+  const auto [it, is_first] = dirty_.emplace(block.value, std::move(dirty));
+  if (!is_first) return fail(ErrorCode::kDamaged);
+  return it->second.copy.get();
+}
+
 void Transaction::release(BlockNumber block) {
   auto& dirty = dirty_[block.value];
   CHECK(!dirty.freed);
@@ -127,12 +139,7 @@ Result<> Transaction::set_ledger(BlockNumber block, std::uint8_t sector_mask) {
   if (existing.length_blocks != 0 && existing.sector_mask == sector_mask) return {};
   if (existing.length_blocks != 0) TRY(store_.reverse_map().erase(*this, existing));
   if (sector_mask != 0) {
-    ReverseRecord record{};
-    record.first = block.value;
-    record.length_blocks = 1;
-    record.kind = RecordKind::kLedger;
-    record.sector_mask = sector_mask;
-    TRY(store_.reverse_map().insert(*this, record));
+    TRY(store_.reverse_map().insert(*this, ledger_record(block, sector_mask)));
   }
   ledger_changes_.emplace_back(block, sector_mask);
   return {};

@@ -42,6 +42,8 @@ class Transaction final : public BlockEditor {
   Result<Block*> edit(BlockNumber block, format::BlockType type) override;
   Result<BlockNumber> allocate(format::BlockType type, std::uint8_t level, format::LeafKind leaf_kind) override;
   void release(BlockNumber block) override;
+  // A block in use, of a type that refers to nothing, whose content is lost: starts from zeros.
+  Result<Block*> remake(BlockNumber block);
 
   // The descriptor as this transaction sees it.
   format::BlockDescriptor descriptor(BlockNumber block) const;

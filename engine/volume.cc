@@ -330,6 +330,11 @@ Result<> Volume::State::remove_parent(Transaction& transaction, InodeRecord& rec
 
 void Volume::remember(InodeNumber inode, std::uint64_t count) { state_->inodes.remember(inode, count); }
 
+void Volume::open_for_writing(InodeNumber inode) { state_->inodes.open_for_writing(inode); }
+void Volume::close_for_writing(InodeNumber inode) { state_->inodes.close_for_writing(inode); }
+void Volume::note_change_behind_pages(InodeNumber inode) { state_->inodes.note_change_behind_pages(inode); }
+void Volume::note_failed_write(InodeNumber inode) { state_->inodes.note_failed_write(inode); }
+
 bool Volume::is_remembered(InodeNumber inode) const { return state_->inodes.is_remembered(inode); }
 
 void Volume::forget(InodeNumber inode, std::uint64_t count) {

@@ -135,6 +135,7 @@ class ReadLease {
   struct Held;
   std::unique_ptr<Held> held_;
   std::vector<iovec> pieces_;
+  std::vector<std::unique_ptr<std::byte[]>> copies_;  // of what cannot be handed out as a piece of the mapping
   std::uint64_t bytes_ = 0;
 };
 
@@ -175,15 +176,20 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<> remove_attribute(InodeNumber inode, std::string_view name);
   Result<std::vector<std::string>> list_attributes(InodeNumber inode);
 
-  // --- data ------------------------------------------------------------------------------------------------------------
-  // At most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost. When
+  // --- data
+  // ------------------------------------------------------------------------------------------------------------ At
+  // most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost, to the sector
+  // of 512 bytes where the device lets the others of a block be read. When
   // `update_access_time`, the access time follows relatime's rule, lazily.
   Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
+  // A system call could not read what the lease hands out: finds out which of its blocks are bad, and reports them.
+  void suspect(const ReadLease& lease);
   // Copying variant for callers in the process. Returns the bytes read; kPoisoned also for poison found only now.
   Result<std::uint64_t> read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
   struct WriteOptions {
     bool append = false;           // at the end of the file, whatever `offset` says
     std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
+    bool restores = false;         // what the file had already: its times stay, and it is not told as healed by its owner
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
   Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
@@ -222,6 +228,14 @@ class Volume : public std::enable_shared_from_this<Volume> {
   bool is_remembered(InodeNumber inode) const;
   // All counts of this volume at once, at the end of a session.
   void forget_all();
+
+  // --- the kernel's pages ------------------------------------------------------------------------------------------------
+  // What a rescue must know of them (see PageTrust). Handles that may write are counted from before the reply that makes them
+  // until they are given back. A change of content in another way than by writes is noted before it is begun.
+  void open_for_writing(InodeNumber inode);
+  void close_for_writing(InodeNumber inode);
+  void note_change_behind_pages(InodeNumber inode);
+  void note_failed_write(InodeNumber inode);
 
   Result<VolumeStatistics> statistics();
   // A path for people: "/dir/name", or the inode number when it has none.

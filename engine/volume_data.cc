@@ -1,6 +1,9 @@
 // File data: reading, and changes of the size. Writing is in file_writer.cc.
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
 
 #include "engine/file_data.h"
 #include "engine/volume.h"
@@ -13,18 +16,80 @@ using State = Volume::State;
 
 // --- reading -----------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// Whether system calls may copy from the mapping. Emulated poison they answer with EFAULT. On real persistent memory the
+// kernel copies a FUSE reply with instructions whose machine check it does not survive, and it takes a page that a machine
+// check has named out of its own address space, so that it would fault there. On that, only guarded copies touch data.
+bool may_lend(const Medium& medium) {
+  return medium.info().kind != MediumKind::kDeviceDax && medium.info().kind != MediumKind::kFsdaxFile;
+}
+
+// Fills `to` with what is at `offset` of a file; all of that lies before its end.
+Result<> copy_data(Store& store, const FileView& view, std::uint64_t offset, std::span<std::byte> to) {
+  const std::uint64_t end = offset + to.size();
+  for (const Segment& segment : view.segments) {
+    const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
+    const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
+    if (first >= last) continue;
+    const std::span<std::byte> part = to.subspan(first - offset, last - first);
+    if (!holds_data(segment)) {
+      std::memset(part.data(), 0, part.size());
+      continue;
+    }
+    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
+    const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
+    if (store.ledger().touches_bytes(at, part.size())) return fail(ErrorCode::kPoisoned);
+    if (auto done = store.medium().read(at, part); !done) {
+      store.suspect(run);
+      return std::unexpected(done.error());
+    }
+  }
+  return {};
+}
+
+// Kept by each thread for its next read: allocating a megabyte costs about as much as copying it.
+thread_local std::vector<std::byte> spare_buffer;
+
+}  // namespace
+
 struct ReadLease::Held {
   explicit Held(State& state, std::shared_ptr<InodeState> inode)
       : operation(state), inode_state(std::move(inode)), lock(inode_state->lock) {}
+  ~Held() {
+    if (copy.size() > spare_buffer.size()) spare_buffer = std::move(copy);
+  }
   State::Operation operation;
   std::shared_ptr<InodeState> inode_state;
   std::shared_lock<SharedMutex> lock;
+  std::vector<std::byte> copy;  // what the pieces are of, where the mapping must not be lent; may be longer
 };
 
 ReadLease::ReadLease() = default;
 ReadLease::ReadLease(ReadLease&&) noexcept = default;
 ReadLease& ReadLease::operator=(ReadLease&&) noexcept = default;
 ReadLease::~ReadLease() = default;
+
+namespace {
+
+// A stretch with blocks of the ledger. What lies in these is copied, as nobody can copy it from the mapping.
+Result<> read_around_bad_sectors(Store& store, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& pieces,
+                                 std::vector<std::unique_ptr<std::byte[]>>& copies) {
+  if (store.ledger().touches_bytes(offset, length)) return fail(ErrorCode::kPoisoned);
+  for (const std::uint64_t end = offset + length; offset < end;) {
+    const std::uint64_t count = std::min(end, (offset / kBlockBytes + 1) * kBlockBytes) - offset;
+    auto* from = const_cast<std::byte*>(store.medium().mapping()) + offset;
+    if (store.ledger().mask(BlockNumber(offset / kBlockBytes)) != 0) {
+      from = copies.emplace_back(std::make_unique<std::byte[]>(count)).get();
+      if (!store.medium().read(offset, std::span(from, count))) return fail(ErrorCode::kPoisoned);
+    }
+    pieces.push_back({from, count});
+    offset += count;
+  }
+  return {};
+}
+
+}  // namespace
 
 Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time) {
   State& state = *state_;
@@ -33,6 +98,16 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
   const FileView view = TRY(view_of(state, inode, block_range(offset, std::min(length, format::kMaximumFileBytes - std::min(offset, format::kMaximumFileBytes)))));
   if (offset >= view.record.size_bytes || length == 0) return lease;
   length = std::min(length, view.record.size_bytes - offset);
+  if (!may_lend(state.store.medium())) {
+    std::vector<std::byte>& copy = lease.held_->copy;
+    copy = std::exchange(spare_buffer, {});
+    if (copy.size() < length) copy.resize(length);
+    TRY(copy_data(state.store, view, offset, std::span(copy).first(length)));
+    lease.pieces_.push_back({copy.data(), length});
+    lease.bytes_ = length;
+    if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
+    return lease;
+  }
   const std::uint64_t end = offset + length;
   for (const Segment& segment : view.segments) {
     const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
@@ -45,36 +120,36 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     }
     const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
     const BlockNumber first_block(at / kBlockBytes);
-    if (state.store.ledger().touches({first_block, blocks_for(at + (last - first)) - first_block.value})) return fail(ErrorCode::kPoisoned);
-    lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
+    if (state.store.ledger().touches({first_block, blocks_for(at + (last - first)) - first_block.value}))
+      TRY(read_around_bad_sectors(state.store, at, last - first, lease.pieces_, lease.copies_));
+    else
+      lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
   }
   lease.bytes_ = length;
   if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
   return lease;
 }
 
+void Volume::suspect(const ReadLease& lease) {
+  Store& store = state_->store;
+  const std::byte* const mapping = store.medium().mapping();
+  for (const iovec& piece : lease.pieces_) {
+    const auto* const bytes = static_cast<const std::byte*>(piece.iov_base);
+    if (bytes < mapping || bytes >= mapping + store.medium().size_bytes()) continue;
+    const auto offset = static_cast<std::uint64_t>(bytes - mapping);
+    for (BlockNumber block(offset / kBlockBytes); byte_offset(block) < offset + piece.iov_len; ++block) {
+      Block content;
+      if (!store.medium().read(byte_offset(block), content.bytes)) store.suspect({block, 1});
+    }
+  }
+}
+
 Result<std::uint64_t> State::read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
   const FileView view = TRY(view_of(*this, inode, block_range(offset, to.size())));
   if (offset >= view.record.size_bytes) return 0;
-  const std::uint64_t end = std::min(offset + to.size(), view.record.size_bytes);
-  for (const Segment& segment : view.segments) {
-    const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
-    const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
-    if (first >= last) continue;
-    const std::span<std::byte> part = to.subspan(first - offset, last - first);
-    if (!holds_data(segment)) {
-      std::memset(part.data(), 0, part.size());
-      continue;
-    }
-    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
-    const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
-    if (store.ledger().touches(run)) return fail(ErrorCode::kPoisoned);
-    if (auto done = store.medium().read(at, part); !done) {
-      store.suspect(run);
-      return std::unexpected(done.error());
-    }
-  }
-  return end - offset;
+  const std::uint64_t length = std::min(to.size(), view.record.size_bytes - offset);
+  TRY(copy_data(store, view, offset, to.first(length)));
+  return length;
 }
 
 Result<std::uint64_t> Volume::read(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
@@ -94,6 +169,20 @@ Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const 
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
   return state.write_locked(*held, offset, from, options);
+}
+
+Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page) {
+  TRY(writable());
+  const Operation operation(*this);
+  const auto held = inodes.get(inode);
+  const std::unique_lock lock(held->lock);
+  const FileView view = TRY(view_of(*this, inode, {at, 1}));
+  const std::uint64_t offset = byte_offset(at);
+  if (view.segments.empty() || !holds_data(view.segments.front()) || view.segments.front().entry.block() != bad) return false;
+  if (offset >= view.record.size_bytes) return false;
+  const std::uint64_t length = std::min(kBlockBytes, view.record.size_bytes - offset);
+  TRY(write_locked(*held, offset, std::span(page.bytes).first(length), {.restores = true}));
+  return true;
 }
 
 // --- truncation --------------------------------------------------------------------------------------------------------

@@ -130,6 +130,9 @@ struct Volume::State {
   Result<> write_locked(InodeState& state, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
   Result<> truncate_locked(InodeState& state, std::uint64_t size_bytes, const std::function<void(Transaction&, format::InodeRecord&)>& also);
   Result<> allocate_locked(InodeState& state, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
+  // A page that the kernel still had of a lost block goes to a new one, if the file still has the bad one there. Takes the
+  // inode's lock. Returns whether it did so.
+  Result<bool> restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page);
   Result<std::uint64_t> read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
 };
 

@@ -4,8 +4,12 @@
 
 #include <fmt/format.h>
 
+#include "engine/health.h"
+#include "engine/patrol.h"
 #include "engine/space_usage.h"
+#include "engine/survey.h"
 #include "fuse/control_json.h"
+#include "fuse/metrics.h"
 
 namespace daxcow {
 
@@ -94,7 +98,22 @@ Result<json> poison_list(const Command& command) {
   return json{{"blocks", std::move(blocks)}};
 }
 
-Result<json> stat(const Command& command) { return to_json(TRY(command.pool.statistics())); }
+Result<json> stat(const Command& command) {
+  json reply = to_json(TRY(command.pool.statistics()));
+  reply["health"] = to_json(TRY(command.pool.health()));
+  return reply;
+}
+
+Result<json> metrics(const Command& command) {
+  Pool& pool = command.pool;
+  return json{{"text", metrics_text(TRY(pool.statistics()), TRY(pool.health()), pool.patrol().status(),
+                                    pool.events().counts())}};
+}
+
+Result<json> survey(const Command& command) {
+  const auto cells = std::clamp<std::uint64_t>(command.number("cells", 2048), 1, 65'536);
+  return to_json(TRY(command.pool.survey(cells)));
+}
 
 Result<json> events(const Command& command) {
   const auto wait = std::min<std::uint64_t>(command.number("wait_milliseconds", 0), 1000);
@@ -140,8 +159,26 @@ Result<json> du(const Command& command) {
 }
 
 Result<json> scrub(const Command& command) {
-  const std::uint64_t found = TRY(command.pool.scrub(command.progress));
+  const std::uint64_t found = TRY(command.pool.scrub(command.progress, command.number("bytes_per_second", 0)));
   return json{{"found", found}};
+}
+
+Result<json> patrol(const Command& command) {
+  Patrol& patrol = command.pool.patrol();
+  const auto action = command.text("action");
+  std::optional<std::uint64_t> rate;
+  if (command.request.contains("bytes_per_second")) rate = command.number("bytes_per_second", 0);
+  if (action == "begin")
+    TRY(patrol.begin(rate.value_or(Patrol::kUsualBytesPerSecond)));
+  else if (action == "pause")
+    TRY(patrol.pause());
+  else if (action == "resume")
+    TRY(patrol.resume(rate));
+  else if (action == "stop")
+    TRY(patrol.stop());
+  else if (action != "status")
+    return fail(ErrorCode::kInvalid, fmt::format("unknown action \"{}\"", action));
+  return to_json(patrol.status());
 }
 
 Result<json> settle(const Command& command) {
@@ -162,10 +199,13 @@ constexpr Operation kOperations[] = {
     {"owners", owners},
     {"poison-list", poison_list},
     {"stat", stat},
+    {"metrics", metrics},
+    {"survey", survey},
     {"events", events},
     {"map", map},
     {"du", du},
     {"scrub", scrub},
+    {"patrol", patrol},
     {"settle", settle},
 };
 

@@ -16,6 +16,11 @@
 //   owners           offset_bytes, [limit: 10000]          BLOCK    of any byte of the block
 //   poison-list      [limit: 1000]                         blocks: [BLOCK]
 //   stat                                                   STATISTICS; from a daemon also daemon: {process, mounts}
+//   metrics                                                text: what `stat` says in the text format of Prometheus
+//   survey           [cells: 2048, at most 65536]          pool_blocks, cell_blocks, kinds: [name_of(SurveyKind)],
+//                                                          cells: [{blocks: [as many of each kind], bad, healed}],
+//                                                          bad: [{block, offset_bytes, bad_sectors}], healed: [block],
+//                                                          surroundings: [[{block, count, kind, owners}]]
 //   events           [after: 0], [limit: 1000],            events: [EVENT], last: the newest sequence. Go on with
 //                    [wait_milliseconds: 0, at most 1000]  that of the last event received; they are counted per
 //                                                          opening of the pool
@@ -23,8 +28,11 @@
 //                    [owners: true],                       extents: [EXTENT],
 //                    [limit: 10000 extents]                next_bytes: number or null (go on there)
 //   du               volume, inodes: [number]              trees: [USAGE] of each file or tree; total: USAGE of all together
-//   scrub                                                  found: bad blocks that nobody knew of; before the reply come
+//   scrub            [bytes_per_second: no bound]          found: bad blocks that nobody knew of; before the reply come
 //                                                          lines {"progress": {done, total}}
+//   patrol           action: "status", "begin", "pause",   SCRUB. `begin` also goes on with what is paused, and needs a
+//                    "resume" or "stop",                   daemon, as does `resume`; `resume` with a rate also changes
+//                    [bytes_per_second: 0 for no bound]    that of a pass that is running
 //   settle                                                 {}       after the poison and reclaim threads have done all
 //   mounts           (a daemon only)                       process, pool, mounts: [MOUNT]
 //
@@ -33,7 +41,8 @@
 //   TIME        seconds, nanoseconds
 //   BLOCK       block, offset_bytes, use (name_of(BlockUse): "free", "data", ...), detail, in_ledger,
 //               bad_sectors (mask), owners: [OWNER], owners_truncated
-//   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role
+//   OWNER       volume_number, volume, inode, path, offset_bytes, length_bytes, role; of data in a bad block lost:
+//               [{offset_bytes, length_bytes}], the sectors that the owner cannot read
 //   EXTENT      offset_bytes, length_bytes, state ("hole", "unwritten", "data"); not for holes: pool_offset_bytes,
 //               owners (0 when not asked for), shared, bad
 //   USAGE       files, data_bytes, exclusive_bytes (free without it), shared_bytes, metadata_bytes,
@@ -41,7 +50,10 @@
 //   EVENT       sequence, time: TIME, kind (name_of(EventKind)), block, pool_offset_bytes, volume, inode, path,
 //               offset_bytes, length_bytes, process, text
 //   STATISTICS  the fields of PoolStatistics by name, and medium: {kind, granularity, durability, path,
-//               badblocks_source, read_only}
+//               badblocks_source, read_only}, health: HEALTH
+//   HEALTH      state (name_of(HealthState): "good", "degraded", "data-lost", "metadata-lost"), lost_bytes, lost_blocks,
+//               quarantined_blocks, bad_copies, metadata_lost, power_lost
+//   SCRUB       the fields of ScrubStatus by name; what it has no value for is null
 //   MOUNT       volume, number, mount_point, major, minor (st_dev of its files), read_only
 // clang-format on
 //

@@ -1,6 +1,7 @@
 #include "fuse/control_json.h"
 
 #include <array>
+#include <bit>
 #include <string_view>
 #include <utility>
 
@@ -92,6 +93,19 @@ const char* name_of(ExtentState state) {
   return "unknown";
 }
 
+// The stretches of bad sectors, where they are in the owner's file.
+json lost_ranges(const Owner& owner, std::uint8_t sectors) {
+  json ranges = json::array();
+  for (unsigned first = 0; first < kSectorsPerBlock; ++first) {
+    if (!(sectors >> first & 1)) continue;
+    const auto count = static_cast<unsigned>(std::countr_one(static_cast<unsigned>(sectors >> first)));
+    ranges.push_back(
+        {{"offset_bytes", owner.offset_bytes + first * kSectorBytes}, {"length_bytes", count * kSectorBytes}});
+    first += count;
+  }
+  return ranges;
+}
+
 }  // namespace
 
 const char* error_name(ErrorCode code) {
@@ -138,7 +152,10 @@ json to_json(const Owner& owner) {
 
 json to_json(const BlockReport& report) {
   json owners = json::array();
-  for (const auto& owner : report.owners) owners.push_back(to_json(owner));
+  for (const auto& owner : report.owners) {
+    owners.push_back(to_json(owner));
+    if (report.in_ledger && owner.role == "data") owners.back()["lost"] = lost_ranges(owner, report.bad_sectors);
+  }
   return {{"block", report.block.value},   {"offset_bytes", byte_offset(report.block)},
           {"use", name_of(report.use)},    {"detail", report.detail},
           {"in_ledger", report.in_ledger}, {"bad_sectors", report.bad_sectors},
@@ -185,6 +202,57 @@ json to_json(const PoolStatistics& s) {
           {"volumes", s.volumes},
           {"shutdown", to_json(s.shutdown)},
           {"medium", to_json(s.medium)}};
+}
+
+json to_json(const PoolHealth& health) {
+  return {{"state", name_of(health.state)},    {"lost_bytes", health.lost_bytes},
+          {"lost_blocks", health.lost_blocks}, {"quarantined_blocks", health.quarantined_blocks},
+          {"bad_copies", health.bad_copies},   {"metadata_lost", health.metadata_lost},
+          {"power_lost", health.power_lost}};
+}
+
+json to_json(const ScrubStatus& status) {
+  json object{{"state", name_of(status.state)},
+              {"bytes_per_second", status.bytes_per_second},
+              {"place", status.place},
+              {"done_bytes", status.done_bytes},
+              {"total_bytes", status.total_bytes},
+              {"found_blocks", status.found_blocks},
+              {"started_seconds", status.started_seconds},
+              {"finished_seconds", status.finished_seconds},
+              {"passes", status.passes},
+              {"rest_seconds", nullptr},
+              {"next_seconds", nullptr}};
+  if (status.rest_seconds) object["rest_seconds"] = *status.rest_seconds;
+  if (status.next_seconds) object["next_seconds"] = *status.next_seconds;
+  return object;
+}
+
+json to_json(const PoolSurvey& survey) {
+  json kinds = json::array(), cells = json::array(), bad = json::array(), healed = json::array();
+  json surroundings = json::array();
+  for (std::size_t kind = 0; kind < kSurveyKinds; ++kind) kinds.push_back(name_of(static_cast<SurveyKind>(kind)));
+  for (const auto& cell : survey.cells)
+    cells.push_back({{"blocks", cell.blocks}, {"bad", cell.bad}, {"healed", cell.healed}});
+  for (const auto& one : survey.bad)
+    bad.push_back({{"block", one.block.value}, {"offset_bytes", byte_offset(one.block)}, {"bad_sectors", one.sectors}});
+  for (const auto block : survey.healed) healed.push_back(block.value);
+  for (const auto& spans : survey.surroundings) {
+    json list = json::array();
+    for (const auto& span : spans)
+      list.push_back({{"block", span.run.first.value},
+                      {"count", span.run.count},
+                      {"kind", name_of(span.kind)},
+                      {"owners", span.owners}});
+    surroundings.push_back(std::move(list));
+  }
+  return {{"pool_blocks", survey.pool_blocks},
+          {"cell_blocks", survey.cell_blocks},
+          {"kinds", std::move(kinds)},
+          {"cells", std::move(cells)},
+          {"bad", std::move(bad)},
+          {"healed", std::move(healed)},
+          {"surroundings", std::move(surroundings)}};
 }
 
 json to_json(const Event& event) {

@@ -21,6 +21,7 @@
 #include "engine/medium_pmem2.h"
 #include "fuse/control_client.h"
 #include "fuse/mount_table.h"
+#include "fuse/one_line.h"
 #include "fuse/service_manager.h"
 
 namespace daxcow {
@@ -39,6 +40,7 @@ MountBehaviour to_behaviour(const json& request) {
   b.attribute_timeout_seconds = request.value("attr_timeout", b.attribute_timeout_seconds);
   b.entry_timeout_seconds = request.value("entry_timeout", b.entry_timeout_seconds);
   b.keep_cache = request.value("keep_cache", b.keep_cache);
+  b.rescue = request.value("rescue", b.rescue);
   b.writeback_cache = request.value("writeback_cache", b.writeback_cache);
   b.access_time = request.value("access_time", b.access_time);
   b.access_lists = request.value("access_lists", b.access_lists);
@@ -97,12 +99,18 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
   PoolOptions pool_options;
   pool_options.read_only = options.read_only;
   pool_options.cache_bytes = options.cache_bytes;
-  pool_options.log = [](const std::string& line) { spdlog::warn("{}", line); };
+  pool_options.patrol = true;
+  pool_options.patrol_bytes_per_second = options.scrub_bytes_per_second;
+  pool_options.log = [pool = options.pool_path](const std::string& line) {
+    spdlog::warn("{}: {}", pool, one_line(line));
+  };
   auto pool = Pool::open(std::move(medium), std::move(pool_options));
   if (!pool) return fail(pool.error().code, fmt::format("{}: {}", options.pool_path, describe(pool.error())));
   daemon->pool_ = *std::move(pool);
   const std::string socket = TRY(control_socket_path(options.pool_path));
   Daemon& self = *daemon;
+  daemon->hooks_ = std::make_unique<Hooks>(options.hooks_directory, options.pool_path, daemon->pool_->events(),
+                                           [&self](const std::string& volume) { return self.mount_point_of(volume); });
   daemon->notifier_ =
       std::make_unique<Notifier>(*daemon->pool_, [&self](VolumeNumber volume) { return self.find_session(volume); });
   daemon->server_ = TRY(ControlServer::create(socket, [&self](LineChannel& channel) { self.serve(channel); }));
@@ -113,10 +121,16 @@ Result<std::unique_ptr<Daemon>> Daemon::open(const DaemonOptions& options) {
 Daemon::~Daemon() {
   server_.reset();  // first: the next daemon makes its own socket as soon as it has the pool
   notifier_.reset();
-  sessions_.clear();
+  {
+    std::vector<std::shared_ptr<Session>> gone;
+    std::lock_guard lock(mutex_);
+    gone.swap(sessions_);
+  }
   if (pool_ == nullptr) return;
+  if (hooks_) hooks_->detach();
   pool_.reset();
   spdlog::info("{} is closed", options_.pool_path);
+  hooks_.reset();  // nobody waits for them: the next daemon may have the pool
 }
 
 // --- requests --------------------------------------------------------------------------------------------------------
@@ -162,6 +176,11 @@ class Daemon::Conversation {
     if (request.value("relaxed", false) != daemon_.options_.relaxed)
       notes.push_back(fmt::format("the pool's first mount was {}relaxed, and so is this one",
                                   daemon_.options_.relaxed ? "" : "not "));
+    if (request.contains("scrub") && request["scrub"] != daemon_.options_.scrub_bytes_per_second)
+      notes.push_back("scrub= of the pool's first mount stays in force");
+    if (request.contains("hooks") && request["hooks"] != daemon_.options_.hooks_directory)
+      notes.push_back(
+          fmt::format("hooks= of the pool's first mount stays in force: {}", daemon_.options_.hooks_directory));
     return {{"prepared", true}, {"notes", std::move(notes)}, {"process", ::getpid()}};
   }
 
@@ -319,6 +338,13 @@ std::shared_ptr<Session> Daemon::find_session(dev_t st_dev) {
   std::lock_guard lock(mutex_);
   const auto found = std::ranges::find(sessions_, st_dev, &Session::device);
   return found == sessions_.end() ? nullptr : *found;
+}
+
+std::optional<std::string> Daemon::mount_point_of(const std::string& volume) {
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_)
+    if (session->volume_name() == volume && session->started()) return session->directory();
+  return std::nullopt;
 }
 
 std::shared_ptr<Volume> Daemon::find(std::string_view name) {

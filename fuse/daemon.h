@@ -20,6 +20,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include "engine/pool.h"
 #include "fuse/control_commands.h"
 #include "fuse/control_server.h"
+#include "fuse/hooks.h"
 #include "fuse/notify.h"
 #include "fuse/reflink_sources.h"
 #include "fuse/session.h"
@@ -40,6 +42,8 @@ struct DaemonOptions {
   std::uint64_t cache_bytes = 256ull << 20;
   bool relaxed = false;
   bool read_only = false;  // nothing is written to the pool until a mount or a command needs it
+  std::string hooks_directory = kHooksDirectory;
+  std::uint64_t scrub_bytes_per_second = 0;  // of passes that begin by themselves; 0: none do
 };
 
 class Daemon : public MountedVolumes {
@@ -70,6 +74,7 @@ class Daemon : public MountedVolumes {
   void give_up(const std::shared_ptr<Session>& session);
   std::shared_ptr<Session> find_session(VolumeNumber volume);
   std::shared_ptr<Session> find_session(dev_t st_dev);
+  std::optional<std::string> mount_point_of(const std::string& volume);
 
   void wake();
   void reap_sessions();
@@ -90,6 +95,7 @@ class Daemon : public MountedVolumes {
   bool had_mount_ = false;
   bool ending_ = false;
   Clock::time_point started_ = Clock::now();
+  std::unique_ptr<Hooks> hooks_;
   std::unique_ptr<Notifier> notifier_;
   std::unique_ptr<ControlServer> server_;
 };

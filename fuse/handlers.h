@@ -66,7 +66,9 @@ void statfs(fuse_req_t request, fuse_ino_t node);
 
 // --- operations_data.cc ---
 void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file);
-void set_open_reply(const MountContext& mount, fuse_file_info* file);
+void set_open_reply(fuse_req_t request, fuse_file_info* file);
+// Whether the handle is one that may change the file.
+bool may_write(const fuse_file_info* file);
 // The handle of an open file: what it was opened for. The kernel does not say so again.
 inline constexpr std::uint64_t kOpenForReading = 1, kOpenForWriting = 2;
 void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info* file);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "engine/types.h"
@@ -20,16 +21,18 @@ struct MappedRange {
   std::uint64_t length_bytes = 0;
 };
 
-// Sends SIGBUS to every process but this one that maps a page of the range, once each, for the first such page. A
-// private mapping counts unless the process has a page of its own there. Calls `signalled` after each.
+// Sends SIGBUS to every process but this one that maps a page of one of the ranges, once for each range, for the first
+// such page. A private mapping counts unless the process has a page of its own there. Calls `signalled` after each.
+// Looks at the mappings of all processes once (and at private ones once more), however many ranges there are, in a few
+// threads; `signalled` runs in any of them, never in two at once.
 //
 // The signal looks as from a machine check: si_addr is the address of the page in that process, si_addr_lsb is 12,
 // si_errno is EHWPOISON. Only si_code is not BUS_MCEERR_AO but SI_QUEUE: Linux lets no process send a code that is not
 // negative. The process is held by a pidfd, so that no other one with its number can be hit.
-void signal_mappers(const MappedRange& range,
-                    const std::function<void(pid_t process, std::uint64_t address)>& signalled);
+using Signalled = std::function<void(std::size_t range, pid_t process, std::uint64_t address)>;
+void signal_mappers(std::span<const MappedRange> ranges, const Signalled& signalled);
 
-// A line of /proc/PID/maps.
+// A mapping of a file in a process.
 struct ProcessMapping {
   std::uint64_t start = 0, end = 0;
   std::uint64_t offset_bytes = 0;  // in the file
@@ -37,7 +40,7 @@ struct ProcessMapping {
   InodeNumber inode;
   bool is_private = false;
 };
-// Nothing if the line cannot be understood. See proc_pid_maps(5).
+// From a line of /proc/PID/maps; nothing if it cannot be understood. See proc_pid_maps(5).
 std::optional<ProcessMapping> parse_mapping(std::string_view line);
 
 }  // namespace daxcow

@@ -142,7 +142,9 @@ DaemonOptions daemon_options(const MountRequest& request) {
   return {.pool_path = request.pool_path,
           .cache_bytes = request.options.cache_bytes,
           .relaxed = request.options.relaxed,
-          .read_only = request.options.read_only};
+          .read_only = request.options.read_only,
+          .hooks_directory = request.options.hooks_directory,
+          .scrub_bytes_per_second = request.options.scrub_bytes_per_second};
 }
 
 int report(const Result<std::vector<std::string>>& mounted) {

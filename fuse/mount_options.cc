@@ -104,6 +104,10 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
     behaviour.writeback_cache = true;
   } else if (is_switch("no_keep_cache")) {
     behaviour.keep_cache = false;
+  } else if (is_switch("rescue")) {
+    behaviour.rescue = true;
+  } else if (is_switch("no_rescue")) {
+    behaviour.rescue = false;
   } else if (is_switch("acl")) {
     behaviour.access_lists = true;
   } else if (is_switch("noacl")) {
@@ -114,6 +118,13 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
     options.allow_other = false;
   } else if (is_switch("relaxed")) {
     options.relaxed = true;
+  } else if (has_value("scrub")) {
+    const auto bytes = *value == "off" ? Result<std::uint64_t>(0) : parse_size(*value);
+    if (!bytes || (*bytes == 0 && *value != "off")) return bad_value(name, *value, "a size (read in a second), or off");
+    options.scrub_bytes_per_second = *bytes;
+  } else if (has_value("hooks")) {
+    if (!value->starts_with('/')) return bad_value(name, *value, "the absolute path of a directory");
+    options.hooks_directory = *value;
   } else if (is_switch("remount")) {
     options.remount = true;
   } else {
@@ -180,6 +191,7 @@ const char* mount_options_help() {
          "  entry_timeout=S     seconds for which the kernel may keep names (86400)\n"
          "  no_keep_cache       drop a file's cached pages whenever it is opened\n"
          "  writeback_cache     let the kernel gather writes: faster for small ones, slower for large ones\n"
+         "  no_rescue           do not look for lost data in what the kernel has cached of this mount\n"
          "  noatime             do not update access times\n"
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"
@@ -188,6 +200,8 @@ const char* mount_options_help() {
          "  remount             change ro, nosuid, nodev, noexec, noatime and the like of a mount\n"
          "Options of the whole pool, of its first mount only:\n"
          "  cache=SIZE          memory for metadata (256M)\n"
+         "  scrub=SIZE          read the pool through once a day, at most that much in a second (off)\n"
+         "  hooks=DIRECTORY     run its programs when something happens to the pool (/etc/daxcow/events.d)\n"
          "  relaxed             a pool file on a disk: do not push each change to the disk; changes survive the end "
          "of\n"
          "                      the daemon, but not of the machine\n";

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "engine/result.h"
+#include "fuse/hooks.h"
 #include "fuse/operations.h"
 
 namespace daxcow {
@@ -21,6 +22,8 @@ struct MountOptions {
   // Of the whole pool; the first mount decides.
   std::uint64_t cache_bytes = 256ull << 20;
   bool relaxed = false;
+  std::string hooks_directory = kHooksDirectory;
+  std::uint64_t scrub_bytes_per_second = 0;
 };
 
 // Adds the options of a comma-separated list. kInvalid, with a line that names the option, for one that is unknown or

@@ -31,6 +31,7 @@ json to_json(const MountRequest& request) {
           {"attr_timeout", behaviour.attribute_timeout_seconds},
           {"entry_timeout", behaviour.entry_timeout_seconds},
           {"keep_cache", behaviour.keep_cache},
+          {"rescue", behaviour.rescue},
           {"writeback_cache", behaviour.writeback_cache},
           {"access_time", behaviour.access_time},
           {"access_lists", behaviour.access_lists},
@@ -38,6 +39,8 @@ json to_json(const MountRequest& request) {
           {"threads", options.threads},
           {"cache", options.cache_bytes},
           {"relaxed", options.relaxed},
+          {"hooks", options.hooks_directory},
+          {"scrub", options.scrub_bytes_per_second},
           {"debug", request.debug}};
 }
 

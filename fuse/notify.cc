@@ -1,6 +1,7 @@
 #include "fuse/notify.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -50,9 +51,14 @@ void Notifier::on_lost(const LostRange& range) {
   changed_.notify_all();
 }
 
+std::uint64_t Notifier::read_cached(const LostRange& page, std::span<std::byte> to) {
+  const auto session = find_session_(page.volume);
+  return session == nullptr ? 0 : session->read_cached(page.inode, page.offset_bytes, to);
+}
+
 void Notifier::drain() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return queue_.empty() || stop_; });
+  changed_.wait(lock, [&] { return (queue_.empty() && !busy_) || stop_; });
 }
 
 void Notifier::run() {
@@ -60,16 +66,20 @@ void Notifier::run() {
   for (;;) {
     changed_.wait(lock, [&] { return stop_ || !queue_.empty(); });
     if (stop_) return;
-    const LostRange range = queue_.front();
+    const auto taken = std::exchange(queue_, {});
+    busy_ = true;
     lock.unlock();
-    handle(range);
+    std::vector<Loss> losses;
+    for (const LostRange& range : taken) invalidate(range, losses);
+    signal(losses);
+    losses.clear();  // sessions and volumes may be waited for
     lock.lock();
-    queue_.pop_front();
+    busy_ = false;
     changed_.notify_all();
   }
 }
 
-void Notifier::handle(const LostRange& range) {
+void Notifier::invalidate(const LostRange& range, std::vector<Loss>& losses) {
   const auto session = find_session_(range.volume);
   if (session == nullptr) return;
   const auto volume = session->volume();
@@ -80,20 +90,23 @@ void Notifier::handle(const LostRange& range) {
   for (std::uint64_t offset = first; offset < end;) {
     const auto part = first_lost_pages(*volume, range, offset, end);
     if (part.length_bytes == 0) break;
-    signal(part, *session, *volume);
+    losses.push_back({part, session, volume});
     offset = part.offset_bytes + part.length_bytes;
   }
 }
 
-void Notifier::signal(const LostRange& range, Session& session, Volume& volume) {
-  const MappedRange mapped{session.device(), range.inode, range.offset_bytes, range.length_bytes};
-  signal_mappers(mapped, [&](pid_t process, std::uint64_t address) {
+void Notifier::signal(const std::vector<Loss>& losses) {
+  std::vector<MappedRange> ranges;
+  for (const auto& [range, session, volume] : losses)
+    ranges.push_back({session->device(), range.inode, range.offset_bytes, range.length_bytes});
+  signal_mappers(ranges, [&](std::size_t which, pid_t process, std::uint64_t address) {
+    const auto& [range, session, volume] = losses[which];
     Event event;
     event.kind = EventKind::kProcessSignalled;
     event.block = range.block;
-    event.volume = volume.name();
+    event.volume = volume->name();
     event.inode = range.inode;
-    event.path = volume.path_of(range.inode).value_or(fmt::format("inode {}", range.inode.value));
+    event.path = volume->path_of(range.inode).value_or(fmt::format("inode {}", range.inode.value));
     event.offset_bytes = range.offset_bytes;
     event.length_bytes = range.length_bytes;
     event.process = process;

@@ -6,7 +6,8 @@
 // lets go of them, which heals the range: then nobody has lost anything, and nobody is signalled.
 //
 // A thread of its own does it, in the order of on_lost(), because the kernel may wait for requests that the daemon must
-// answer meanwhile.
+// answer meanwhile. What has gathered while it was busy it takes together: the mappings of all processes are looked at
+// once for all of that.
 #pragma once
 
 #include <condition_variable>
@@ -15,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "engine/pool.h"
 #include "fuse/session.h"
@@ -31,19 +33,27 @@ class Notifier : public PoisonObserver {
   ~Notifier() override;
 
   void on_lost(const LostRange& range) override;
+  std::uint64_t read_cached(const LostRange& page, std::span<std::byte> to) override;
   // Waits until everything that was reported before has been done.
   void drain();
 
  private:
   void run();
-  void handle(const LostRange& range);
-  void signal(const LostRange& range, Session& session, Volume& volume);
+  // Ranges that are lost and may be mapped, and what is told of them.
+  struct Loss {
+    LostRange range;
+    std::shared_ptr<Session> session;
+    std::shared_ptr<Volume> volume;
+  };
+  void invalidate(const LostRange& range, std::vector<Loss>& losses);
+  void signal(const std::vector<Loss>& losses);
 
   Pool& pool_;
   FindSession find_session_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<LostRange> queue_;  // the first is being handled
+  std::deque<LostRange> queue_;
+  bool busy_ = false;  // with what it has taken from the queue
   bool stop_ = false;
   std::thread thread_;
 };

@@ -22,6 +22,7 @@ struct MountBehaviour {
   double entry_timeout_seconds = 86400;  // of names, also of names that do not exist
   bool keep_cache = true;                // cached pages stay when a file is opened again
   bool writeback_cache = false;          // the kernel gathers writes
+  bool rescue = true;                    // lost data is taken from the kernel's pages, if it is still there
   bool access_time = true;               // reads that reach the daemon update the access time
   bool access_lists = true;              // POSIX ACLs
   std::uint32_t maximum_write_bytes = 1 << 20;
@@ -34,6 +35,7 @@ struct MountContext {
   std::atomic<bool> access_time = true;  // behaviour.access_time, until a remount says something else
   std::atomic<bool> read_only = false;   // the mount, at the moment
   fuse_session* session = nullptr;
+  std::atomic<pid_t> page_reader = 0;  // the daemon's own thread that looks for a page; see Session::read_cached()
   ReflinkSources* reflink_sources = nullptr;  // of the daemon
   RequestWorker worker{};
 };

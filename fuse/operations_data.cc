@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <span>
-#include <vector>
 
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
@@ -53,42 +52,46 @@ std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node) {
 
 }  // namespace
 
-void set_open_reply(const MountContext& mount, fuse_file_info* file) {
-  file->keep_cache = mount.behaviour.keep_cache;
+bool may_write(const fuse_file_info* file) { return (file->flags & O_ACCMODE) != O_RDONLY; }
+
+void set_open_reply(fuse_req_t request, fuse_file_info* file) {
+  const MountContext& mount = context(request);
+  // Who looks whether a page is there must not make the kernel drop it.
+  file->keep_cache = mount.behaviour.keep_cache || fuse_req_ctx(request)->pid == mount.page_reader;
   file->noflush = 1;  // nothing is held back for the time when a file is closed
   const int access = file->flags & O_ACCMODE;
   file->fh = (access != O_WRONLY ? kOpenForReading : 0) | (access != O_RDONLY ? kOpenForWriting : 0);
 }
 
-void open(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  set_open_reply(context(request), file);
-  fuse_reply_open(request, file);
+void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
+  auto& opened = volume(request);
+  set_open_reply(request, file);
+  if (may_write(file)) opened.open_for_writing(InodeNumber(node));
+  if (fuse_reply_open(request, file) != 0 && may_write(file)) opened.close_for_writing(InodeNumber(node));
 }
 
 void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info*) {
   auto& mount = context(request);
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
-  int result;
-  {
-    const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
-    if (!lease) return reply_error(request, lease.error());
-    const auto pieces = lease->pieces();
-    result = fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size()));
-  }
-  if (result != -EFAULT) return;
-  // The kernel met poison that nobody knew of while it copied from the pool. It has answered EIO to the reader, and the
-  // request is gone. A copy of the engine's own finds the block and says so.
-  std::vector<std::byte> discarded(size);
-  (void)mount.volume->read(inode, start, discarded);
+  const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
+  if (!lease) return reply_error(request, lease.error());
+  const auto pieces = lease->pieces();
+  // The kernel may meet poison that nobody knew of while it copies from the pool: it has answered EIO to the reader
+  // then, and the request is gone.
+  if (fuse_reply_iov(request, pieces.data(), static_cast<int>(pieces.size())) == -EFAULT) mount.volume->suspect(*lease);
 }
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
 void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file) {
-  const Volume::WriteOptions options{.append = false, .clear_mode = set_id_bits_to_clear(request, node)};
+  const Volume::WriteOptions options{.clear_mode = set_id_bits_to_clear(request, node)};
+  if ((file->flags & O_DIRECT) != 0) volume(request).note_change_behind_pages(InodeNumber(node));
   const auto written = volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset),
                                              std::as_bytes(std::span(data, size)), options);
-  if (!written) return reply_error(request, written.error());
+  if (!written) {
+    volume(request).note_failed_write(InodeNumber(node));
+    return reply_error(request, written.error());
+  }
   // When it writes pages back, the kernel does not expect the times to change either: of two looks that are under way it would
   // believe the later answer, which may be the older one.
   if (options.clear_mode != 0 || file->writepage) forget_attributes(request, node);
@@ -98,8 +101,11 @@ void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t si
 void flush(fuse_req_t request, fuse_ino_t, fuse_file_info*) { fuse_reply_err(request, 0); }
 
 void release(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
-  // Times of in-place writes are lazy until now. Nobody waits for this reply.
-  if ((file->flags & O_ACCMODE) != O_RDONLY) (void)volume(request).sync(InodeNumber(node));
+  if (may_write(file)) {
+    volume(request).close_for_writing(InodeNumber(node));
+    // Times of in-place writes are lazy until now. Nobody waits for this reply.
+    (void)volume(request).sync(InodeNumber(node));
+  }
   fuse_reply_err(request, 0);
 }
 
@@ -110,6 +116,7 @@ void fsync(fuse_req_t request, fuse_ino_t node, int, fuse_file_info*) {
 void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_t length, fuse_file_info*) {
   const auto wanted = to_allocate_mode(mode);
   if (!wanted) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
+  volume(request).note_change_behind_pages(InodeNumber(node));
   const auto done = volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
                                              static_cast<std::uint64_t>(length));
   forget_attributes(request, node);
@@ -120,6 +127,7 @@ void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fus
                      off_t to_offset, fuse_file_info*, std::size_t length, int flags) {
   if (flags != 0) return reply_error(request, Error{ErrorCode::kInvalid, {}});
   const auto start = static_cast<std::uint64_t>(from_offset);
+  volume(request).note_change_behind_pages(InodeNumber(to));
   const auto done = volume(request).clone_range(InodeNumber(from), start, InodeNumber(to),
                                                 static_cast<std::uint64_t>(to_offset), cloneable_length(start, length));
   if (!done) return reply_error(request, done.error());

@@ -132,9 +132,12 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
   auto& mount = context(request);
   forget_attributes(request, parent);
   const auto entry = to_entry(mount, *created);
-  set_open_reply(mount, file);
+  set_open_reply(request, file);
   mount.volume->remember(created->inode);
-  if (fuse_reply_create(request, &entry, file) != 0) mount.volume->forget(created->inode, 1);
+  if (may_write(file)) mount.volume->open_for_writing(created->inode);
+  if (fuse_reply_create(request, &entry, file) == 0) return;
+  if (may_write(file)) mount.volume->close_for_writing(created->inode);
+  mount.volume->forget(created->inode, 1);
 }
 
 void link(fuse_req_t request, fuse_ino_t node, fuse_ino_t parent, const char* name) {

@@ -42,6 +42,7 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
   const auto mode = static_cast<ReflinkMode>(call.mode);
   std::uint32_t clear_mode = 0;
   if (mode != ReflinkMode::kDedupe && mode != ReflinkMode::kCompare) {
+    target.note_change_behind_pages(inode);
     // As for a write: set-id bits go unless root writes, file capabilities always.
     const auto attributes = target.attributes(inode);
     if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);

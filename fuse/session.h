@@ -11,6 +11,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -57,6 +59,11 @@ class Session {
   // with a lock held that a request could wait for.
   void invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length);
 
+  // Copies what the kernel has of this page of a file; bytes copied, 0 if it has none, the inode is another one by now,
+  // or the mount cannot be reached from here. Only when reads of the range are refused: then what is not in the kernel
+  // does not come from the pool either. Waits for requests of this mount. One at a time.
+  std::uint64_t read_cached(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
+
   // Null after finish().
   std::shared_ptr<Volume> volume() const;
   VolumeNumber volume_number() const { return volume_number_; }
@@ -79,6 +86,8 @@ class Session {
   std::thread thread_;
   std::atomic<bool> ended_ = false;
   std::atomic<dev_t> st_dev_ = 0;
+  std::shared_mutex reader_mutex_;  // shared: by who reads through the mount, and needs its threads to be answered
+  bool stopping_ = false;           // reader_mutex_
 };
 
 }  // namespace daxcow

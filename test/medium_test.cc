@@ -302,6 +302,30 @@ TEST_CASE("poison of an emulated pool is real", "[emulation]") {
   }
 }
 
+TEST_CASE("good sectors of a page that is bad in part can be read, and no others", "[emulation]") {
+  TemporaryDirectory directory(fs::temp_directory_path());
+  const std::string path = directory / "pool";
+  auto medium = make_pool(path);
+  for (std::uint64_t i = 0; i < 64; ++i) need(medium->store(i * kBlockBytes, filled_block(7)));
+  need(emulated_device::inject(path, 20 * 8 + 3, 1, /*notify=*/true));
+  need(emulated_device::inject(path, 21 * 8, 1, /*notify=*/false));
+  REQUIRE(waits_until(*medium, [&] { return !read_block(*medium, 20) && !read_block(*medium, 21); }));
+  for (std::uint64_t offset = 19 * kBlockBytes; offset < 23 * kBlockBytes; offset += 100) {
+    std::array<std::byte, 100> bytes{};
+    const auto touches = [&](std::uint64_t sector) {
+      return offset < (sector + 1) * 512 && offset + 100 > sector * 512;
+    };
+    const auto done = medium->read(offset, bytes);
+    INFO(offset);
+    if (touches(163) || touches(168)) {
+      CHECK(error_of(done) == ErrorCode::kPoisoned);
+    } else {
+      need(done);
+      CHECK(std::ranges::count(bytes, std::byte{7}) == 100);
+    }
+  }
+}
+
 TEST_CASE("latent poison is listed once it was met", "[emulation]") {
   TemporaryDirectory directory(fs::temp_directory_path());
   const std::string path = directory / "pool";

@@ -304,3 +304,43 @@ TEST_CASE("poison in a pool: any block, also together with a crash", "[poison]")
   CHECK(pool.free_blocks() == free);
   pool.expect_clean();
 }
+
+TEST_CASE("poison in a pool: map nodes and leaves of the reverse map are made again when both copies are lost", "[poison]") {
+  RealPool pool;
+  const InodeNumber file = pool.create("file"), clone = pool.create("clone");
+  for (std::uint64_t i = 0; i < 700; ++i)  // with holes between: many records, and nodes of two levels
+    pool.write(file, i * 3 * kBlockBytes, kBlockBytes, static_cast<char>('a' + i % 26));
+  pool.write(file, 600ull << 20, kBlockBytes, 'z');
+  REQUIRE(must(pool.main->clone_range(file, 0, clone, 0, 1ull << 30)) != 0);
+  for (int i = 0; i < 40; ++i) pool.create("name" + std::to_string(i));
+  must(pool.pool->snapshot("main", "snap", true));
+  pool.write(clone, 0, kBlockBytes, 'c');
+  const std::string content = RealPool::look(*pool.main, "/file");
+  pool.pool->settle();
+
+  Store& store = pool.pool->store();
+  std::vector<BlockNumber> lost;
+  for (const BlockNumber chunk : store.metadata().chunks())
+    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
+      const auto type = store.metadata().descriptor(chunk + i).type;
+      if (type == format::BlockType::kMapNode || type == format::BlockType::kReverseLeaf) lost.push_back(chunk + i);
+    }
+  REQUIRE(lost.size() > 10);
+  for (const BlockNumber block : lost) {
+    INFO("block " << block.value << ", type " << static_cast<int>(store.metadata().descriptor(block).type));
+    if (store.metadata().descriptor(block).type == format::BlockType::kFree) continue;  // leaves come and go
+    pool.medium->inject(block);
+    pool.medium->inject(Metadata::mirror_of(block));
+    store.metadata().forget(block);
+    pool.pool->settle();
+    CHECK(store.ledger().size() == 0);
+    const auto events = pool.events();
+    CHECK(std::ranges::count(events, EventKind::kMetadataLost, &Event::kind) == 0);
+    CHECK(std::ranges::count(events, EventKind::kMetadataRepaired, &Event::kind) == 2);
+  }
+  pool.expect_clean();
+  CHECK(RealPool::look(*pool.main, "/file") == content);
+  pool.crash();
+  pool.expect_clean();
+  CHECK(RealPool::look(*pool.main, "/file") == content);
+}

@@ -26,6 +26,8 @@ class FakeHost : public PoisonHost {
   bool is_remembered(VolumeNumber volume, InodeNumber inode) override {
     return remembered.contains({volume.value, inode.value});
   }
+  Rescue read_page(const LostRange&, Block&) override { return Rescue::kNobody; }
+  Result<bool> restore_page(const LostRange&, const Block&) override { return false; }
   void on_lost(const LostRange& range) override {
     // No lock may be held here.
     REQUIRE(store->mutex.try_lock());

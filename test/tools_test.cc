@@ -323,7 +323,7 @@ TEST_CASE("daxcow explains itself") {
   check_works(tools, "fsck.daxcow --version", "fsck.daxcow");
   for (const std::string name :
        {"volume create", "volume list", "volume delete", "volume rollback", "snapshot", "clone", "map", "owners",
-        "poison list", "scrub", "inject-error", "events", "stat", "settle"})
+        "poison list", "rescue", "scrub", "inject-error", "events", "stat", "metrics", "settle"})
     check_works(tools, "daxcow " + name + " --help", "Usage: daxcow " + name);
   CHECK(tools.run("daxcow").exit_code == 2);
   CHECK(tools.run("daxcow frobnicate").exit_code == 2);

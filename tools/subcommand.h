@@ -27,8 +27,15 @@ int run(const std::string& program, const Arguments& arguments);
 // tools/subcommand_poison.cc
 int owners(const std::string& program, const Arguments& arguments);
 int poison_list(const std::string& program, const Arguments& arguments);
-int scrub(const std::string& program, const Arguments& arguments);
 int inject_error(const std::string& program, const Arguments& arguments);
+// tools/subcommand_picture.cc: the part of map that draws a pool; `line` has been parsed.
+int draw_map(const CommandLine& line, const std::string& pool);
+// tools/subcommand_rescue.cc
+int rescue(const std::string& program, const Arguments& arguments);
+// tools/subcommand_scrub.cc
+int scrub(const std::string& program, const Arguments& arguments);
+// tools/subcommand_metrics.cc
+int metrics(const std::string& program, const Arguments& arguments);
 // tools/subcommand_status.cc
 int events(const std::string& program, const Arguments& arguments);
 int stat(const std::string& program, const Arguments& arguments);

@@ -19,12 +19,16 @@ json file_of(const MountedFile& file) { return {{"volume", file.volume}, {"inode
 
 int map(const std::string& program, const Arguments& arguments) {
   CommandLine line(
-      program, "FILE [--json]",
+      program, "FILE [--json] | --svg POOL [--output IMAGE]",
       "Lists the runs of a file on a daxcow mount: where they are in the pool, how many references share them, and\n"
-      "which are bad. Offsets and lengths are bytes.");
+      "which are bad. Offsets and lengths are bytes. With --svg draws the whole pool: what lies where, shared by how\n"
+      "many, where damage is, and what it hits.");
+  line.flag("svg", "draw the pool, as an image that needs no scripts");
+  line.option("output,o", "IMAGE", "write the drawing to this file instead of standard output");
   line.flag("json", "print JSON");
   line.positional("file");
   if (auto exit_code = line.parse(arguments)) return *exit_code;
+  if (line.has("svg")) return draw_map(line, line.text("file"));
   auto file = find_mounted_file(line.text("file"));
   if (!file) return line.fail(file.error());
   if (!file->regular) return line.fail(line.text("file") + ": not a regular file");

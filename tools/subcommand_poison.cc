@@ -1,4 +1,4 @@
-// daxcow owners, poison list, scrub, inject-error.
+// daxcow owners, poison list, inject-error.
 #include <fmt/core.h>
 #include <sys/stat.h>
 
@@ -9,7 +9,6 @@
 
 #include "engine/emulated_badblocks.h"
 #include "tools/pool_access.h"
-#include "tools/progress.h"
 #include "tools/subcommand.h"
 #include "tools/text.h"
 
@@ -51,6 +50,17 @@ void add_owner(Table& table, std::vector<std::string> row, const json& owner) {
              {owner.value("volume", ""), owner.value("path", ""), std::to_string(number_in(owner, "offset_bytes")),
               std::to_string(number_in(owner, "length_bytes")), owner.value("role", "")});
   table.add(std::move(row));
+}
+
+// An owner of a bad block: a row for each range that it cannot read.
+void add_loss(Table& table, std::vector<std::string> row, json owner) {
+  if (!owner.contains("lost")) return add_owner(table, std::move(row), owner);
+  for (const json& range : json(owner["lost"])) {
+    owner["offset_bytes"] = range.at("offset_bytes");
+    owner["length_bytes"] = range.at("length_bytes");
+    add_owner(table, row, owner);
+    row = {"", "", ""};
+  }
 }
 
 }  // namespace
@@ -133,37 +143,13 @@ int poison_list(const std::string& program, const Arguments& arguments) {
       table.add(row);
     }
     for (const json& owner : sorted_owners(block)) {
-      add_owner(table, row, owner);
+      add_loss(table, row, owner);
       row = {"", "", ""};
     }
   }
   table.print();
   if (truncated)
     std::cout << "Some blocks have more owners than are listed; daxcow owners POOL BLOCK --block lists more.\n";
-  return kSuccess;
-}
-
-int scrub(const std::string& program, const Arguments& arguments) {
-  CommandLine line(
-      program, "POOL [--json]",
-      "Reads every copy of all metadata and every data block in use once, mounted or not. Bad blocks that nobody\n"
-      "knew of are handled as when the device reports them.");
-  line.flag("json", "print JSON");
-  line.positional("pool");
-  if (auto exit_code = line.parse(arguments)) return *exit_code;
-  auto access = PoolAccess::open(line.text("pool"), PoolAccess::Need::kWrite);
-  if (!access) return line.fail(access.error());
-  Progress progress("Scrubbing");
-  auto reply =
-      access->call({{"op", "scrub"}}, [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); });
-  progress.finish();
-  if (!reply) return line.fail(reply.error());
-  if (line.has("json")) {
-    print_json(*reply);
-  } else {
-    std::cout << fmt::format("{}: {} found\n", printable(access->path()),
-                             counted(number_in(*reply, "found"), "new bad block"));
-  }
   return kSuccess;
 }
 

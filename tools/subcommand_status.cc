@@ -36,6 +36,22 @@ std::string before_this(const json& shutdown) {
   return text;
 }
 
+// "data-lost: 512 B in 1 block; ...": the word that scripts look for, and what it means.
+std::string describe_health(const json& health, const std::string& pool) {
+  const auto count = [&](const char* field, const char* noun) { return counted(number_in(health, field), noun); };
+  const std::string state = health.value("state", "");
+  std::string text;
+  const auto add = [&](const std::string& part) { text += (text.empty() ? ": " : "; ") + part; };
+  if (number_in(health, "metadata_lost") != 0)
+    add(count("metadata_lost", "block") + " of metadata lost in both copies: unmount and run fsck.daxcow");
+  if (number_in(health, "lost_blocks") != 0)
+    add(fmt::format("{} in {} cannot be read: see daxcow poison list {}", human_size(number_in(health, "lost_bytes")),
+                    count("lost_blocks", "block"), pool));
+  if (number_in(health, "quarantined_blocks") != 0) add(count("quarantined_blocks", "bad block") + " out of use");
+  if (number_in(health, "bad_copies") != 0) add(count("bad_copies", "bad block") + " of metadata with a good copy");
+  return state + text;
+}
+
 }  // namespace
 
 int events(const std::string& program, const Arguments& arguments) {
@@ -105,19 +121,20 @@ int stat(const std::string& program, const Arguments& arguments) {
                                      ? std::string("1 leaf")
                                      : fmt::format("{} leaves", number_in(*reply, "reverse_leaves"))));
   row("bad blocks", count_of("ledger_blocks"));
+  row("health", describe_health(reply->value("health", json::object()), access->path()));
   row("medium",
       fmt::format("{}, granularity {}, durability {}{}", medium.value("kind", "?"), medium.value("granularity", "?"),
                   medium.value("durability", "?"), medium.value("read_only", false) ? ", read-only" : ""));
   row("before this", before_this(reply->value("shutdown", json::object())));
   row("bad blocks from", medium.value("badblocks_source", ""));
+  row("blocks, ever",
+      fmt::format("{} lost, {} healed, {} cleared, {} of metadata repaired", count_of("blocks_lost"),
+                  count_of("blocks_healed"), count_of("blocks_cleared"), count_of("metadata_repaired")));
   if (!access->has_daemon()) return kSuccess;
   const json daemon = reply->value("daemon", json::object());
   if (daemon.contains("process")) row("daemon", fmt::format("process {}", number_in(daemon, "process")));
-  row("since it started",
-      fmt::format("{}, {} journalled; blocks: {} of metadata repaired, {} lost, {} healed, {} cleared",
-                  counted(number_in(*reply, "transactions"), "transaction"),
-                  human_size(number_in(*reply, "journal_bytes")), count_of("metadata_repaired"),
-                  count_of("blocks_lost"), count_of("blocks_healed"), count_of("blocks_cleared")));
+  row("since it started", fmt::format("{}, {} journalled", counted(number_in(*reply, "transactions"), "transaction"),
+                                      human_size(number_in(*reply, "journal_bytes"))));
   row("metadata cache", human_size(number_in(*reply, "cache_bytes")));
   return kSuccess;
 }

@@ -10,6 +10,7 @@
 #include <iostream>
 
 #include "engine/check.h"
+#include "fuse/one_line.h"
 
 namespace daxcow::tools {
 
@@ -79,25 +80,7 @@ std::string counted(std::uint64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
 
-std::string printable(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (const char character : text) {
-    const auto byte = static_cast<unsigned char>(character);
-    if (byte == '\\') {
-      out += "\\\\";
-    } else if (byte == '\n') {
-      out += "\\n";
-    } else if (byte == '\t') {
-      out += "\\t";
-    } else if (byte < 0x20 || byte == 0x7f) {
-      out += fmt::format("\\x{:02x}", byte);
-    } else {
-      out += character;
-    }
-  }
-  return out;
-}
+std::string printable(std::string_view text) { return one_line(text); }
 
 void print_json(const nlohmann::json& value, int indent) {
   std::cout << value.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';

@@ -70,18 +70,18 @@ class Exerciser {
       : options_(options), context_(options, features, process), progress_(progress), lots_(make_lots(options, features)) {}
 
   std::string run(const std::atomic<bool>& stop) {
+    std::optional<World> world;
     try {
-      World world(context_, directory_of(options_, context_.process));
-      world_ = &world;
+      world.emplace(context_, directory_of(options_, context_.process));
       if (options_.snapshot_every != 0)
         snapshots_.emplace(context_, [this](World& other) { step(other); });
-      work(world, stop);
+      work(*world, stop);
       if (snapshots_) snapshots_->end();
-      world.compare();
+      world->compare();
       publish();
       return {};
     } catch (const Failure& failure) {
-      return report(failure);
+      return report(failure, world ? &*world : nullptr);
     }
   }
 
@@ -116,8 +116,8 @@ class Exerciser {
     }
   }
 
-  std::string report(const Failure& failure) {
-    const World* world = snapshots_ && snapshots_->current() != nullptr ? snapshots_->current() : world_;
+  std::string report(const Failure& failure, const World* world) {
+    if (snapshots_ && snapshots_->current() != nullptr) world = snapshots_->current();
     const auto file = world != nullptr ? world->current() : 0;
     constexpr std::size_t kLines = 40;
     return fmt::format("process {}, operation {}, file {}: {}\nthe last operations on this file:\n{}", context_.process,
@@ -129,7 +129,6 @@ class Exerciser {
   Progress& progress_;
   const std::vector<Kind> lots_;
   std::optional<Snapshots> snapshots_;
-  World* world_ = nullptr;
   std::uint64_t published_ = 0;  // of the history's operations
 };
 

@@ -204,7 +204,7 @@ std::string Explorer::judge(const Dump& found, const Expected& expected) const {
     for (const auto& [path, inode] : content.names) {
       const DumpedInode* sides[] = {inode_in(expected.before, volume, path), inode_in(expected.after, volume, path)};
       for (const std::uint64_t block : inode.lost)
-        if (std::ranges::none_of(sides, [&](const DumpedInode* side) { return side != nullptr && side->lost.contains(block); }))
+        if (!expected.operation->loses_meanwhile && std::ranges::none_of(sides, [&](const DumpedInode* side) { return side != nullptr && side->lost.contains(block); }))
           return volume + ":" + path + ": block " + std::to_string(block) + " is lost";
     }
   const std::string before = compare(found, expected.before, expected);

@@ -158,6 +158,35 @@ Result<> World::poison(std::string_view path, FileBlock block) {
   return {};
 }
 
+Result<> World::poison_cached(std::string_view path, FileBlock block, bool written_to) {
+  // Has what the file has there now, as a kernel that has just read it.
+  struct Kernel : PoisonObserver {
+    InodeNumber inode;
+    std::array<std::byte, kBlockBytes> page{};
+    std::uint64_t offset = 0, bytes = 0;
+    void on_lost(const LostRange&) override {}
+    std::uint64_t read_cached(const LostRange& wanted, std::span<std::byte> to) override {
+      if (wanted.inode != inode || wanted.offset_bytes != offset) return 0;
+      std::ranges::copy(std::span(page).first(bytes), to.begin());
+      return bytes;
+    }
+  };
+  Kernel kernel;
+  const Place at = TRY(place(path));
+  kernel.inode = TRY(inode(path));
+  kernel.offset = byte_offset(block);
+  kernel.bytes = TRY(at.volume->read(kernel.inode, kernel.offset, kernel.page));
+  at.volume->remember(kernel.inode);
+  if (written_to) at.volume->open_for_writing(kernel.inode);
+  pool_->set_poison_observer(&kernel);
+  const auto poisoned = poison(path, block);
+  pool_->settle();
+  pool_->set_poison_observer(nullptr);
+  if (written_to) at.volume->close_for_writing(kernel.inode);
+  at.volume->forget(kernel.inode, 1);
+  return poisoned;
+}
+
 // --- setups --------------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -340,6 +369,10 @@ const Operation kOperations[] = {
     // poison
     {"poison", [](World& w) { return poison(w, "/small", 0); }, {}},
     {"poison-shared", [](World& w) { return poison(w, "/clone", 3); }, {}},
+    {"rescue", [](World& w) { return w.poison_cached("/clone", FileBlock(5), false); }, {}, Atomicity::kWhole, true},
+    {"rescue-border", [](World& w) { return w.poison_cached("/border", FileBlock(511), false); }, {}, Atomicity::kWhole, true},
+    {"rescue-own", [](World& w) { return w.poison_cached("/big", FileBlock(6), true); }, {}, Atomicity::kWhole, true},
+    {"rescue-end", [](World& w) { return w.poison_cached("/small", FileBlock(2), true); }, {}, Atomicity::kWhole, true},
     {"heal-by-writing", [](World& w) { return w.write("/clone", 3 * kBlock, kBlock); }, {"/clone"}, Atomicity::kInPlace},
     {"heal-by-punching", [](World& w) { return w.allocate("/small", AllocateMode::kPunch, 0, kBlock); }, {"/small"}},
     {"scrub", [](World& w) { return only_status(w.pool().scrub({})); }, {}},

@@ -48,6 +48,8 @@ class World {
   void let_go();
   // Makes the block that holds this part of the file go bad.
   Result<> poison(std::string_view path, FileBlock block);
+  // The same while a kernel has the page of this file, and (written_to) a program may have written to that.
+  Result<> poison_cached(std::string_view path, FileBlock block, bool written_to);
 
  private:
   explicit World(Recording& recording) : recording_(recording) {}
@@ -89,6 +91,7 @@ struct Operation {
   Result<> (*run)(World& world);
   std::vector<std::string> changes;  // the files whose content or extended attributes it may change; "*" ends a prefix
   Atomicity atomicity = Atomicity::kWhole;
+  bool loses_meanwhile = false;  // after a crash in it, what went bad and was not yet rescued is lost
 };
 std::span<const Operation> operations();
 

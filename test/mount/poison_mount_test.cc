@@ -27,6 +27,8 @@ using nlohmann::json;
 constexpr std::uint64_t kBlocks = 16;   // of each file
 constexpr std::uint64_t kBadBlock = 5;  // of them
 constexpr std::uint64_t kBadOffset = kBadBlock * kBlockBytes;
+// A page that the kernel still has would repair the damage.
+constexpr const char* kLosing = "no_rescue";
 constexpr int kNoSignalMilliseconds = 300;  // how long a bystander must stay undisturbed
 
 std::uint64_t free_blocks(const std::string& mount_point) {
@@ -45,21 +47,21 @@ void change_range(const std::string& file, int mode, std::uint64_t offset, std::
 struct SharedBlock {
   MountedPool pool;
   std::string content = pattern(1, kBlocks);
-  std::string main = pool.mount("main"), second, snapshot;
+  std::string main = pool.mount("main", kLosing), second, snapshot;
   std::uint64_t pool_offset = 0;
   std::vector<std::string> owners;
   std::multiset<std::string> ranges;
 
   SharedBlock() {
     pool.need_run("daxcow volume create $POOL second");
-    second = pool.mount("second");
+    second = pool.mount("second", kLosing);
     write_file(main + "/original", content);
     write_file(main + "/bystander", pattern(2, kBlocks));
     pool.need_run("cp --reflink=auto main/original main/clone && cp --reflink=auto main/original main/partner");
     pool.need_run("daxcow clone main/original second/copy");
     overwrite(main + "/partner", kBadOffset, pattern(3, 1));  // shares all but this block
     pool.need_run("daxcow snapshot $POOL main before");
-    snapshot = pool.mount("before");
+    snapshot = pool.mount("before", kLosing);
     owners = {main + "/original", main + "/clone", second + "/copy", snapshot + "/original", snapshot + "/clone"};
     pool_offset = pool.pool_offset(owners[0], kBadOffset);
     for (const char* file : {"main:/original", "main:/clone", "second:/copy", "before:/original", "before:/clone"})
@@ -142,9 +144,9 @@ TEST_CASE("Every owner of a bad block is told, and nobody else, and each heals o
   spared.clear();
   const auto report = pool.check_clean();
   CHECK(report.at("ledger_blocks") == 1);
-  pool.mount("main");
-  pool.mount("second");
-  pool.mount("before");
+  pool.mount("main", kLosing);
+  pool.mount("second", kLosing);
+  pool.mount("before", kLosing);
   const auto listed = pool.need_json("daxcow poison list --json $POOL").at("blocks");
   REQUIRE(listed.size() == 1);
   CHECK(listed[0].at("offset_bytes") == shared.pool_offset);
@@ -198,7 +200,7 @@ TEST_CASE("Every owner of a bad block is told, and nobody else, and each heals o
 TEST_CASE("A bad block of which a file owns two ranges, and one that many files own, reach all of them") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", kLosing);
   const std::string content = pattern(4, 3);
   write_file(main + "/twice", content);
   // The same block at two offsets of one file, and in files of every kind of place.
@@ -231,7 +233,7 @@ TEST_CASE("A bad block of which a file owns two ranges, and one that many files 
 TEST_CASE("Poison that the device does not tell of is found by reading") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", kLosing);
   const std::string content = pattern(5, kBlocks);
   write_file(main + "/file", content);
   pool.need_run("cp --reflink=auto main/file main/clone");
@@ -287,7 +289,7 @@ TEST_CASE("Poison that the device does not tell of is found by reading") {
 TEST_CASE("A scrub finds latent poison, and cached pages do not hide it") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", kLosing);
   write_file(main + "/file", pattern(6, kBlocks));
   std::optional<Mapper> mapper(std::in_place, main + "/file", 0, kBlocks * kBlockBytes);  // all cached
   pool.poison(pool.pool_offset(main + "/file", kBadOffset), true);
@@ -315,7 +317,7 @@ TEST_CASE("A scrub finds latent poison, and cached pages do not hide it") {
 TEST_CASE("Latent poison in free space does not reach what is written there") {
   if (skipped_without_mounts()) return;
   MountedPool pool(32ull << 20);
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", kLosing);
   // Most of the free space has a bad block here and there.
   const auto free_before = free_blocks(main);
   for (std::uint64_t offset = 8ull << 20; offset < (30ull << 20); offset += 1ull << 20)
@@ -390,7 +392,7 @@ TEST_CASE("Poison in metadata, journal, superblock and free space is repaired, a
   if (skipped_without_mounts()) return;
   constexpr std::uint64_t kPoolBytes = 64ull << 20;
   MountedPool pool(kPoolBytes);
-  const std::string main = pool.mount("main");
+  const std::string main = pool.mount("main", kLosing);
   fill(pool);
   pool.need_run("daxcow snapshot $POOL main before");
   // An orphan.
@@ -432,7 +434,7 @@ TEST_CASE("Poison that came while nothing was mounted is dealt with by the next 
   if (skipped_without_mounts()) return;
   constexpr std::uint64_t kPoolBytes = 64ull << 20;
   MountedPool pool(kPoolBytes);
-  pool.mount("main");
+  pool.mount("main", kLosing);
   fill(pool);
   const auto places = places_of_metadata(pool, kPoolBytes);
   const auto data = pool.pool_offset(pool.mount_point("main") + "/directory/name-3", 0);
@@ -443,7 +445,7 @@ TEST_CASE("Poison that came while nothing was mounted is dealt with by the next 
       const bool is_mirror = name.ends_with("mirror") || name == "second superblock";
       if (is_mirror == mirrors) pool.poison(offset, mirrors && name != "second superblock");
     }
-    pool.mount("main");
+    pool.mount("main", kLosing);
     check_filled(pool, mirrors);
     if (mirrors) pool.need_run("daxcow scrub $POOL");
     pool.settle();
@@ -452,7 +454,7 @@ TEST_CASE("Poison that came while nothing was mounted is dealt with by the next 
     pool.check_clean();
   }
   pool.poison(data);
-  pool.mount("main");
+  pool.mount("main", kLosing);
   REQUIRE(wait_until([&] { return !pool.events_of("data-lost").empty(); }));
   CHECK(ranges_of(pool.events_of("data-lost")) == std::multiset<std::string>{"main:/directory/name-3@0+4096"});
   CHECK(pool.run("cat main/directory/name-3").exit_code == 1);

@@ -1,0 +1,90 @@
+#include "engine/repoint.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "engine/references.h"
+
+namespace daxcow {
+
+namespace {
+
+// With the records that it splits and the nodes that it spells out, each fits a transaction with ease.
+constexpr std::size_t kReferencesAtOnce = 8;
+constexpr std::uint64_t kBadPlaces = 8;  // met while looking for a good one
+
+struct Place {
+  BlockNumber source;
+  std::uint64_t slot;
+};
+
+// Some of the places that refer to the block.
+Result<std::vector<Place>> some_places(Transaction& transaction, BlockNumber block) {
+  std::vector<Place> places;
+  transaction.store().mutex.assert_held();
+  TRY(transaction.store().reverse_map().for_each_covering(
+      transaction, {block, 1}, [&](const format::ReverseRecord& record) {
+        if (record.kind != format::RecordKind::kTree || record.flags & format::kRecordNode) return true;
+        const BlockNumber source(record.source);
+        if (transaction.descriptor(source).type == format::BlockType::kGraveyard) return true;
+        const std::uint64_t slots_before = (block.value - record.first) / blocks_spanned(record.level);
+        places.push_back({source, record.slot + slots_before});
+        return places.size() < kReferencesAtOnce;
+      }));
+  return places;
+}
+
+// Makes one slot refer to `to` where it refers to `from`. A run of which `from` is one block is spelled out down to it.
+Result<> move_reference(Transaction& transaction, Place place, BlockNumber from, BlockNumber to) {
+  const format::BlockDescriptor descriptor = transaction.descriptor(place.source);
+  Block* content = TRY(transaction.edit(place.source, descriptor.type));
+  const SlotView view = slot_at(descriptor.type, descriptor.level, *content, place.slot);
+  const std::uint64_t length = blocks_spanned(view.log512);
+  if (!view.entry.present() || view.entry.is_node() || from < view.entry.block() || from - view.entry.block() >= length)
+    return fail(ErrorCode::kDamaged, "a reverse map record and its slot differ");
+  std::uint64_t* slot = &raw_slot(descriptor.type, *content, place.slot);
+  BlockNumber first = view.entry.block();
+  for (std::uint8_t log512 = view.log512; log512 > 0; --log512) {
+    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode, log512, format::LeafKind::kData));
+    auto& node = TRY(transaction.edit(made, format::BlockType::kMapNode))
+    ->as<format::MapNode>();
+    const std::uint64_t span = blocks_spanned(static_cast<std::uint8_t>(log512 - 1));
+    for (std::uint64_t i = 0; i < format::kMapFanout; ++i)
+      node[i] = MapEntry::leaf(first + i * span, view.entry.unwritten()).raw;
+    *slot = MapEntry::node(made).raw;
+    const std::uint64_t index = (from - first) / span;
+    slot = &node[index];
+    first = first + index * span;
+  }
+  *slot = MapEntry::leaf(to, view.entry.unwritten()).raw;
+  return {};
+}
+
+}  // namespace
+
+Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& content) {
+  for (std::uint64_t moved = 0, bad_places = 0;;) {
+    auto reservation = TRY(store.reserve(from, 1));
+    const BlockNumber to = reservation.run().first;
+    if (const auto stored = store.medium().store(byte_offset(to), content.bytes); !stored) {
+      if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == kBadPlaces)
+        return std::unexpected(stored.error());
+      store.ledger().set(to, 0xff);
+      store.suspect({to, 1});
+      continue;
+    }
+    TRY(store.medium().drain());
+    std::size_t count = 0;
+    TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      const std::vector<Place> places = TRY(some_places(transaction, from));
+      count = places.size();
+      for (const Place& place : places) TRY(move_reference(transaction, place, from, to));
+      return Step::kDone;
+    }));
+    if (count == 0) return moved;
+    reservation.keep();
+    moved += count;
+  }
+}
+
+}  // namespace daxcow
