@@ -103,6 +103,7 @@ struct PendingStores {
   BadRanges ranges;
 };
 constexpr std::size_t kPendingLimit = 64;
+constexpr unsigned kClearAttempts = 3;
 // Pages between two stores that are synced with them: a second call costs more than pages that are clean anyway.
 constexpr std::uint64_t kSyncGapBytes = 64 * kBlockBytes;
 
@@ -166,6 +167,7 @@ class Pmem2Medium final : public Medium {
   void remember_store(std::uint64_t offset, std::uint64_t length_bytes);
   Result<> sync_pending();
   std::unexpected<Error> fault_error(const MemoryFault& fault) const;
+  Result<> clear_listed(BadRange range);
   Result<> clear_on_devdax(const BadRanges& bad);
   Result<> clear_through_filesystem(const BadRanges& bad);
   Result<> verify_zero(const BadRanges& ranges);
@@ -403,6 +405,14 @@ Result<> Pmem2Medium::clear_bad(BlockRun run) {
   check_range(range.offset_bytes, range.length_bytes);
   if (info_.read_only) return fail(ErrorCode::kReadOnly, info_.path + " is open read-only");
   if (emulated_) return emulated_->clear(run);
+  // A scrub of the hardware that began before can put a block on the list again just after it was cleared.
+  Result<> cleared;
+  for (unsigned attempt = 0; attempt < kClearAttempts; ++attempt)
+    if (cleared = clear_listed(range); cleared) break;
+  return cleared;
+}
+
+Result<> Pmem2Medium::clear_listed(BadRange range) {
   const BadRanges listed = TRY(bad_ranges());
   const BadRanges bad = intersect(whole_blocks(listed), {range});
   if (bad.empty()) return {};
