@@ -1,9 +1,12 @@
 #include "fuse/control_commands.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include <fmt/format.h>
 
+#include "engine/function_ref.h"
 #include "engine/health.h"
 #include "engine/patrol.h"
 #include "engine/space_usage.h"
@@ -16,6 +19,9 @@ namespace daxcow {
 namespace {
 
 using nlohmann::json;
+
+constexpr auto kUnmountTime =
+    std::chrono::seconds(20);  // how long a mount that the kernel has given up may take to end
 
 // What a command works with.
 struct Command {
@@ -66,13 +72,26 @@ Result<json> volume_create(const Command& command) {
   return json{{"number", made.value}};
 }
 
+// Does what needs the volume for itself. umount(8) returns before the daemon has noticed: then it is free in a moment.
+Result<> when_free(const Command& command, const std::string& name, FunctionRef<Result<>()> attempt) {
+  const auto deadline = std::chrono::steady_clock::now() + kUnmountTime;
+  for (;;) {
+    auto done = attempt();
+    if (done || done.error().code != ErrorCode::kBusy || command.mounted == nullptr) return done;
+    if (command.mounted->is_connected(name) || std::chrono::steady_clock::now() >= deadline) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
 Result<json> volume_delete(const Command& command) {
-  TRY(command.pool.delete_volume(command.text("name")));
+  const std::string name = command.text("name");
+  TRY(when_free(command, name, [&] { return command.pool.delete_volume(name); }));
   return json::object();
 }
 
 Result<json> volume_rollback(const Command& command) {
-  TRY(command.pool.rollback(command.text("volume"), command.text("snapshot")));
+  const std::string name = command.text("volume");
+  TRY(when_free(command, name, [&] { return command.pool.rollback(name, command.text("snapshot")); }));
   return json::object();
 }
 

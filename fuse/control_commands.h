@@ -79,6 +79,8 @@ class MountedVolumes {
   virtual ~MountedVolumes() = default;
   // The mounted volume of that name, or null.
   virtual std::shared_ptr<Volume> find(std::string_view name) = 0;
+  // Whether the kernel still has a mount of that name. One that it has given up keeps its volume for a moment longer.
+  virtual bool is_connected(std::string_view name) = 0;
 };
 
 using CommandProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;  // may be empty

@@ -303,6 +303,12 @@ Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bo
   }
 }
 
+bool Daemon::is_connected(std::string_view name) {
+  std::lock_guard lock(mutex_);
+  return std::ranges::any_of(
+      sessions_, [&](const auto& session) { return session->volume_name() == name && session->is_connected(); });
+}
+
 void Daemon::start(const std::shared_ptr<Session>& session, dev_t st_dev) {
   {
     std::lock_guard lock(mutex_);

@@ -58,6 +58,7 @@ class Daemon : public MountedVolumes {
   bool run();
 
   std::shared_ptr<Volume> find(std::string_view name) override;
+  bool is_connected(std::string_view name) override;
 
  private:
   using Clock = std::chrono::steady_clock;

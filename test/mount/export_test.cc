@@ -42,6 +42,7 @@ class Handle {
 std::string content(const FileDescriptor& file) {
   std::string text(1 << 16, '\0');
   const auto got = ::pread(file.get(), text.data(), text.size(), 0);
+  INFO(std::strerror(errno));
   REQUIRE(got >= 0);
   text.resize(static_cast<std::size_t>(got));
   return text;
