@@ -21,7 +21,8 @@ using format::InodeRecord;
 namespace {
 
 // An inode that is there for the format's own purposes.
-Result<> make_reserved(InodeTable& table, Transaction& transaction, InodeNumber inode, std::uint32_t mode, Timestamp now) {
+Result<> make_reserved(InodeTable& table, Transaction& transaction, InodeNumber inode, std::uint32_t mode,
+                       Timestamp now) {
   InodeRecord* record = TRY(table.occupy(transaction, inode));
   record->mode = mode;
   record->link_count = S_ISDIR(mode) ? 2 : 1;
@@ -136,7 +137,8 @@ Pool::~Pool() {
   state_->poison.stop();
   if (!store_->read_only()) {
     auto done = store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().in_use = 0;
+      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
+      ->as<format::Roots>().in_use = 0;
       return Step::kDone;
     });
     if (!done) store_->log("closing the pool: " + describe(done.error()));
@@ -144,18 +146,21 @@ Pool::~Pool() {
   state_.reset();
 }
 
-// --- state -------------------------------------------------------------------------------------------------------------
+// --- state
+// -------------------------------------------------------------------------------------------------------------
 
 Pool::State::State(Store& pool_store, PoolOptions pool_options)
     : store(pool_store),
       options(std::move(pool_options)),
       graveyard(store),
-      services{store, graveyard,
+      services{store,
+               graveyard,
                [this] {
                  const LockGuard guard(background_mutex);
                  background_work = true;
                  background_wake.notify_one();
                },
+               [this] { return bring_back_space(); },
                [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length,
                       BlockNumber block) { poison.note_healed(volume, inode, offset, length, block); },
                options.directory_bytes},
@@ -207,10 +212,11 @@ Rescue Pool::State::read_page(const LostRange& page, Block& content) {
   }
   const auto after = inodes.page_trust(page.inode);
   if (bytes == 0 || !before || !after || after->write_failed || after->may_be_old) return Rescue::kNobody;
-  if (held->state().may_have_been_zeroed(page.inode, FileBlock(page.offset_bytes / kBlockBytes))) return Rescue::kNobody;
+  if (held->state().may_have_been_zeroed(page.inode, FileBlock(page.offset_bytes / kBlockBytes)))
+    return Rescue::kNobody;
   std::fill(content.bytes + bytes, content.bytes + kBlockBytes, std::byte{0});
-  // A file may end inside the block where others go on. And of a page that nobody could have written to from before it was read
-  // until after, none is newer than the block.
+  // A file may end inside the block where others go on. And of a page that nobody could have written to from before it
+  // was read until after, none is newer than the block.
   const bool unchanged = before->writers == 0 && after->writers == 0 && before->openings == after->openings;
   return bytes == kBlockBytes && unchanged ? Rescue::kAll : Rescue::kOwner;
 }
@@ -228,13 +234,15 @@ void Pool::State::on_lost(const LostRange& range) {
 
 void Pool::State::ledger_grew() {
   const LockGuard guard(mounted_mutex);
-  for (const auto& [number, held] : mounted_volumes) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+  for (const auto& [number, held] : mounted_volumes)
+    held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
 }
 
 Result<> Pool::State::note_opening() {
   const auto identity = store.medium().identity();
   return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
+    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
+    ->as<format::Roots>();
     ++roots.mount_count;
     roots.in_use = 1;
     note_device(roots, identity);
@@ -255,9 +263,12 @@ void Pool::State::tell_shutdown() {
   store.events().publish(std::move(event));
 }
 
-// --- background --------------------------------------------------------------------------------------------------------
+// --- background
+// --------------------------------------------------------------------------------------------------------
 
-void Pool::State::start_background() { background_thread = std::thread([this] { background(); }); }
+void Pool::State::start_background() {
+  background_thread = std::thread([this] { background(); });
+}
 
 void Pool::State::stop_background() {
   {
@@ -297,6 +308,20 @@ void Pool::State::empty_graveyard() {
   store.reclaim();
 }
 
+bool Pool::State::bring_back_space() {
+  if (!options.background) return false;
+  constexpr int kStepsAtOnce = 16;
+  bool worked = false;
+  for (int i = 0; i < kStepsAtOnce; ++i) {
+    const auto more = graveyard.step();
+    if (!more || !*more) break;
+    worked = true;
+  }
+  const LockGuard guard(store.mutex);
+  store.reclaim();
+  return worked || store.retired_blocks() != 0;
+}
+
 void Pool::State::commit_lazy_times() {
   std::vector<std::shared_ptr<Volume>> held;
   {
@@ -326,7 +351,8 @@ void Pool::settle() {
   state_->poison.process_now();
 }
 
-// --- poison and statistics -----------------------------------------------------------------------------------------------
+// --- poison and statistics
+// -----------------------------------------------------------------------------------------------
 
 Result<BlockReport> Pool::report(BlockNumber block, std::size_t owner_limit) {
   if (block.value >= store_->superblock().pool_bytes / kBlockBytes)
@@ -336,7 +362,8 @@ Result<BlockReport> Pool::report(BlockNumber block, std::size_t owner_limit) {
 
 Result<std::vector<BlockReport>> Pool::poison_list(std::size_t owner_limit) {
   std::vector<BlockReport> reports;
-  for (const auto& [block, mask] : store_->ledger().all()) reports.push_back(TRY(state_->poison.report(block, owner_limit)));
+  for (const auto& [block, mask] : store_->ledger().all())
+    reports.push_back(TRY(state_->poison.report(block, owner_limit)));
   return reports;
 }
 
@@ -362,14 +389,22 @@ const MediumInfo& Pool::medium_info() const { return store_->medium().info(); }
 
 const char* name_of(BlockUse use) {
   switch (use) {
-    case BlockUse::kFree: return "free";
-    case BlockUse::kData: return "data";
-    case BlockUse::kMetadata: return "metadata";
-    case BlockUse::kMetadataMirror: return "metadata-mirror";
-    case BlockUse::kJournal: return "journal";
-    case BlockUse::kSuperblock: return "superblock";
-    case BlockUse::kQuarantined: return "quarantined";
-    case BlockUse::kInFlight: return "in-flight";
+    case BlockUse::kFree:
+      return "free";
+    case BlockUse::kData:
+      return "data";
+    case BlockUse::kMetadata:
+      return "metadata";
+    case BlockUse::kMetadataMirror:
+      return "metadata-mirror";
+    case BlockUse::kJournal:
+      return "journal";
+    case BlockUse::kSuperblock:
+      return "superblock";
+    case BlockUse::kQuarantined:
+      return "quarantined";
+    case BlockUse::kInFlight:
+      return "in-flight";
   }
   return "unknown";
 }
@@ -397,7 +432,8 @@ Result<PoolStatistics> Pool::statistics() {
   }
   {
     const LockGuard guard(state_->table_mutex);
-    statistics.volumes = TRY(state_->entries()).size();
+    statistics.volumes = TRY(state_->entries())
+    .size();
   }
   const LockGuard guard(store_->mutex);
   store_->reclaim();

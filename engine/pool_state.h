@@ -55,6 +55,7 @@ struct Pool::State final : PoisonHost {
   void stop_background();
   void background();
   void empty_graveyard();
+  bool bring_back_space();
   void commit_lazy_times();
 
   Store& store;

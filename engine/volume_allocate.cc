@@ -212,10 +212,12 @@ Result<> State::allocate_locked(InodeState& state, AllocateMode mode, std::uint6
 Result<> Volume::allocate(InodeNumber inode, AllocateMode mode, std::uint64_t offset, std::uint64_t length) {
   State& state = *state_;
   TRY(state.writable());
-  const State::Operation operation(state);
-  const auto held = state.inodes.get(inode);
-  const std::unique_lock lock(held->lock);
-  return state.allocate_locked(*held, mode, offset, length);
+  return state.with_space([&]() -> Result<> {
+    const State::Operation operation(state);
+    const auto held = state.inodes.get(inode);
+    const std::unique_lock lock(held->lock);
+    return state.allocate_locked(*held, mode, offset, length);
+  });
 }
 
 }  // namespace daxcow

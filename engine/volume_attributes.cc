@@ -37,18 +37,20 @@ namespace {
 // Runs `change` on the inode's list in a transaction.
 Result<> change_attributes(State& state, InodeNumber inode, TransactionClass transaction_class, FunctionRef<Result<>(AttributeList&)> change) {
   TRY(state.writable());
-  const State::Operation operation(state);
-  const auto held = state.inodes.get(inode);
-  const std::unique_lock lock(held->lock);
-  return state.store.run(transaction_class, [&](Transaction& transaction) -> Result<Step> {
-    if (TRY(state.own_inode(transaction, inode)) || TRY(state.own_attributes(transaction, inode))) return Step::kAgain;
-    InodeRecord* record = TRY(state.table.edit(transaction, inode));
-    AttributeList list = TRY(AttributeList::read(transaction, *record));
-    TRY(change(list));
-    TRY(list.write(transaction, *record, state.services.graveyard));
-    state.take_times(transaction, *held, *record);
-    set_time(*record, kChange, current_time());
-    return Step::kDone;
+  return state.with_space([&]() -> Result<> {
+    const State::Operation operation(state);
+    const auto held = state.inodes.get(inode);
+    const std::unique_lock lock(held->lock);
+    return state.store.run(transaction_class, [&](Transaction& transaction) -> Result<Step> {
+      if (TRY(state.own_inode(transaction, inode)) || TRY(state.own_attributes(transaction, inode))) return Step::kAgain;
+      InodeRecord* record = TRY(state.table.edit(transaction, inode));
+      AttributeList list = TRY(AttributeList::read(transaction, *record));
+      TRY(change(list));
+      TRY(list.write(transaction, *record, state.services.graveyard));
+      state.take_times(transaction, *held, *record);
+      set_time(*record, kChange, current_time());
+      return Step::kDone;
+    });
   });
 }
 

@@ -274,15 +274,19 @@ Result<std::uint64_t> Volume::clone_range(InodeNumber from, std::uint64_t from_o
 Result<std::uint64_t> Volume::clone_range_to(InodeNumber from, std::uint64_t from_offset, Volume& to_volume, InodeNumber to,
                                              std::uint64_t to_offset, std::uint64_t length) {
   TRY(to_volume.state_->writable());
-  return clone_between<std::uint64_t>(*state_, from, *to_volume.state_, to,
-                                      [&](Clone& clone) { return clone.run(from_offset, to_offset, length); });
+  return to_volume.state_->with_space([&] {
+    return clone_between<std::uint64_t>(*state_, from, *to_volume.state_, to,
+                                        [&](Clone& clone) { return clone.run(from_offset, to_offset, length); });
+  });
 }
 
 Result<ReflinkDone> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
                                     ReflinkMode mode, std::uint32_t clear_mode) {
   if (mode != ReflinkMode::kCompare) TRY(to_volume.state_->writable());
-  return clone_between<ReflinkDone>(*state_, from.inode, *to_volume.state_, to,
-                                    [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });
+  return to_volume.state_->with_space([&] {
+    return clone_between<ReflinkDone>(*state_, from.inode, *to_volume.state_, to,
+                                      [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });
+  });
 }
 
 }  // namespace daxcow

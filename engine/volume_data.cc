@@ -257,10 +257,13 @@ PoisonPolicy Volume::poison_policy(InodeNumber inode) {
 Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options) {
   State& state = *state_;
   TRY(state.writable());
-  const State::Operation operation(state);
-  const auto held = state.inodes.get(inode);
-  const std::unique_lock lock(held->lock);
-  return state.write_locked(*held, offset, from, options);
+  const auto attempt = [&]() -> Result<> {
+    const State::Operation operation(state);
+    const auto held = state.inodes.get(inode);
+    const std::unique_lock lock(held->lock);
+    return state.write_locked(*held, offset, from, options);
+  };
+  return options.append ? attempt() : state.with_space(attempt);  // what was appended in part would be appended again
 }
 
 Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page) {

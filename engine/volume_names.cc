@@ -241,14 +241,7 @@ Result<> write_symlink(State& state, Transaction& transaction, InodeRecord& reco
   return {};
 }
 
-}  // namespace
-
-Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, const NewInode& wanted) {
-  State& state = *state_;
-  TRY(state.writable());
-  TRY(check_name(name));
-  if (S_ISLNK(wanted.mode) && (wanted.symlink_target.empty() || wanted.symlink_target.size() >= kBlockBytes))
-    return fail(wanted.symlink_target.empty() ? ErrorCode::kNotFound : ErrorCode::kNameTooLong);
+Result<Attributes> create_once(State& state, InodeNumber directory, std::string_view name, const NewInode& wanted) {
   const State::Operation operation(state);
   const auto held = state.inodes.get(directory);
   const std::unique_lock lock(held->lock);
@@ -291,6 +284,17 @@ Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, 
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
   return State::attributes_of(made, result, {});
+}
+
+}  // namespace
+
+Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, const NewInode& wanted) {
+  State& state = *state_;
+  TRY(state.writable());
+  TRY(check_name(name));
+  if (S_ISLNK(wanted.mode) && (wanted.symlink_target.empty() || wanted.symlink_target.size() >= kBlockBytes))
+    return fail(wanted.symlink_target.empty() ? ErrorCode::kNotFound : ErrorCode::kNameTooLong);
+  return state.with_space([&] { return create_once(state, directory, name, wanted); });
 }
 
 Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::string_view name) {

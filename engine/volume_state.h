@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "engine/graveyard.h"
 #include "engine/inode_state.h"
 #include "engine/inode_table.h"
+#include "engine/schedule.h"
 #include "engine/store.h"
 #include "engine/volume.h"
 
@@ -37,6 +39,8 @@ struct PoolServices {
   Store& store;
   PoolGraveyard& graveyard;
   std::function<void()> wake_background;  // there is something in the graveyard
+  // Brings back space that deleted files still have, in the caller's thread; false if none is to come. Not in an operation.
+  std::function<bool()> bring_back_space;
   std::function<void(VolumeNumber, InodeNumber, std::uint64_t offset, std::uint64_t length, BlockNumber)> healed;
   std::uint64_t directory_bytes;  // DRAM for the indexes of all directories
   std::atomic<std::uint64_t> index_bytes{0};
@@ -82,6 +86,26 @@ struct Volume::State {
     State* state_;
     Operations::Scope scope_;
   };
+
+  // The space of deleted files comes back step by step in the background, and the kernel tells late that nobody uses a file any
+  // more. So who finds the pool full waits for what is on its way, and tries again. `attempt` is an operation of its own, and
+  // can be repeated after it has failed.
+  template <class F>
+  auto with_space(F&& attempt) -> decltype(attempt()) {
+    constexpr int kMaximumTries = 200, kTriesForOrphans = 20;
+    auto done = attempt();
+    for (int i = 0; i < kMaximumTries && !done && done.error().code == ErrorCode::kNoSpace; ++i) {
+      const bool more = services.bring_back_space && services.bring_back_space();
+      if (!more && (i >= kTriesForOrphans || !has_orphans())) break;
+      sleep_thread(std::chrono::milliseconds(more ? 1 : 5));
+      done = attempt();
+    }
+    return done;
+  }
+  bool has_orphans() {
+    const LockGuard guard(store.mutex);
+    return !orphan_index.empty();
+  }
 
   // --- looking ---------------------------------------------------------------------------------------------------------------
   // The record as last committed.
