@@ -94,7 +94,7 @@ void Session::run(const std::function<void()>& ended) {
 
 void Session::stop() {
   {
-    std::lock_guard lock(reader_mutex_);
+    std::lock_guard lock(page_mutex_);
     stopping_ = true;
   }
   context_.worker.close();  // while the session still answers what the kernel asks meanwhile
@@ -137,7 +137,7 @@ Result<> Session::remount(bool read_only, bool access_time) {
 // a read has failed to fill or a write has filled in part, and does not say which they are. A read through the mount
 // takes what is up to date, and asks us for all else, which we refuse.
 std::uint64_t Session::read_cached(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
-  const std::shared_lock lock(reader_mutex_);
+  const std::shared_lock lock(page_mutex_);
   const auto volume = this->volume();
   if (stopping_ || volume == nullptr || !context_.behaviour.rescue) return 0;
   const FileDescriptor root(::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -170,6 +170,8 @@ std::uint64_t Session::read_cached(InodeNumber inode, std::uint64_t offset, std:
 }
 
 void Session::invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {
+  const std::shared_lock lock(page_mutex_);  // dirty pages are written by requests
+  if (stopping_) return;
   const int result =
       fuse_lowlevel_notify_inval_inode(session_, inode.value, static_cast<off_t>(offset), static_cast<off_t>(length));
   // The kernel may have forgotten the inode, or the mount may be gone.

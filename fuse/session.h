@@ -86,8 +86,8 @@ class Session {
   std::thread thread_;
   std::atomic<bool> ended_ = false;
   std::atomic<dev_t> st_dev_ = 0;
-  std::shared_mutex reader_mutex_;  // shared: by who reads through the mount, and needs its threads to be answered
-  bool stopping_ = false;           // reader_mutex_
+  std::shared_mutex page_mutex_;  // shared: by who makes the kernel ask the session's threads, and waits for that
+  bool stopping_ = false;         // page_mutex_
 };
 
 }  // namespace daxcow
