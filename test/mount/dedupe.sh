@@ -54,6 +54,8 @@ refused 2 "at least 1M" daxcow dedupe --memory 1 mnt
 # While both files are written to: each keeps what its writer wrote.
 copy random mnt/busy1
 copy random mnt/busy2
+cp random mirror1
+cp random mirror2
 for n in 1 2; do
   (for ((i = 0; i < 150; ++i)); do
     offset=$((RANDOM % 700))
@@ -61,7 +63,6 @@ for n in 1 2; do
     dd if=block$n of=mnt/busy$n bs=4096 seek=$offset conv=notrunc status=none
     dd if=block$n of=mirror$n bs=4096 seek=$offset conv=notrunc status=none
   done) &
-  cp random mirror$n
 done
 for ((i = 0; i < 10; ++i)); do works daxcow dedupe mnt/busy1 mnt/busy2; done
 wait
