@@ -11,10 +11,17 @@
 
 namespace daxcow {
 
+// Every commit does this for each block it touches: without calls, and without branches that cannot be foreseen.
 inline std::uint64_t changed_lines(const Block& before, const Block& after) {
+  constexpr std::size_t kWords = kLineBytes / sizeof(std::uint64_t);
   std::uint64_t mask = 0;
-  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
-    if (std::memcmp(before.bytes + line * kLineBytes, after.bytes + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
+  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
+    std::uint64_t a[kWords], b[kWords], difference = 0;
+    std::memcpy(a, before.bytes + line * kLineBytes, sizeof a);
+    std::memcpy(b, after.bytes + line * kLineBytes, sizeof b);
+    for (std::size_t i = 0; i < kWords; ++i) difference |= a[i] ^ b[i];
+    mask |= static_cast<std::uint64_t>(difference != 0) << line;
+  }
   return mask;
 }
 

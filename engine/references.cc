@@ -1,7 +1,9 @@
 #include "engine/references.h"
 
+#include <bit>
 #include <cstring>
 
+#include "engine/lines.h"
 
 namespace daxcow {
 
@@ -80,12 +82,10 @@ struct ByteRange {
   std::uint64_t first = 0, end = 0;
 };
 ByteRange changed_bytes(const Block& before, const Block& after) {
-  ByteRange range{0, kBlockBytes};
-  while (range.first < range.end && std::memcmp(before.bytes + range.first, after.bytes + range.first, kLineBytes) == 0)
-    range.first += kLineBytes;
-  while (range.end > range.first && std::memcmp(before.bytes + range.end - kLineBytes, after.bytes + range.end - kLineBytes, kLineBytes) == 0)
-    range.end -= kLineBytes;
-  return range;
+  const std::uint64_t lines = changed_lines(before, after);
+  if (lines == 0) return {};
+  return {static_cast<std::uint64_t>(std::countr_zero(lines)) * kLineBytes,
+          (kLinesPerBlock - static_cast<std::uint64_t>(std::countl_zero(lines))) * kLineBytes};
 }
 
 // Most of an inode block's inodes are the same as before, and a glance at the bytes says so.
@@ -121,6 +121,10 @@ void split_changes(const std::vector<ReverseRecord>& before, const std::vector<R
 
 }  // namespace
 
+void spell_out(MapEntry entry, std::uint8_t log512, format::MapNode& node) {
+  for (std::uint64_t i = 0; i < format::kMapFanout; ++i) node[i] = advance(entry, i * blocks_spanned(log512)).raw;
+}
+
 bool holds_references(BlockType type) {
   return type == BlockType::kRoots || type == BlockType::kMapNode || type == BlockType::kInodes || type == BlockType::kGraveyard;
 }
@@ -153,14 +157,13 @@ SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, 
   }
 }
 
-std::uint64_t& raw_slot(BlockType type, Block& content, std::uint64_t slot) {
-  const auto inode_entry = [](InodeRecord& inode, std::uint64_t index) -> std::uint64_t& {
-    return index < format::kRootSlots ? inode.data[index] : inode.attributes[index - format::kRootSlots];
-  };
-  if (type == BlockType::kRoots) return inode_entry(content.as<format::Roots>().volume_zero, slot);
-  if (type == BlockType::kInodes)
-    return inode_entry(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
-  return content.as<format::MapNode>()[slot];
+SlotPlace slot_place(BlockType type, Block& content, std::uint64_t slot) {
+  if (type == BlockType::kMapNode || type == BlockType::kGraveyard) return {&content.as<format::MapNode>()[slot], nullptr};
+  InodeRecord& inode = type == BlockType::kRoots ? content.as<format::Roots>().volume_zero
+                                                 : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
+  const std::uint64_t index = slot % format::kSlotsPerInode;
+  if (index < format::kRootSlots) return {&inode.data[index], &inode.data_level};
+  return {&inode.attributes[index - format::kRootSlots], &inode.attribute_level};
 }
 
 ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask) {

@@ -69,7 +69,7 @@ Result<Block*> Transaction::edit(BlockNumber block, BlockType type) {
   }
   BlockPtr before = TRY(store_.metadata_.read(block, type));
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>(*before);
+  dirty.copy = copy_block(*before);
   dirty.before = std::move(before);
   dirty.descriptor = store_.metadata_.descriptor(block);
   return dirty_.emplace(block.value, std::move(dirty)).first->second.copy.get();
@@ -88,7 +88,7 @@ Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, fo
   }
   new_blocks_.push_back(*block);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>();
+  dirty.copy = make_block();
   dirty.descriptor = BlockDescriptor{type, level, leaf_kind, 0, 0};
   dirty.is_new = true;
   dirty_.emplace(block->value, std::move(dirty));
@@ -99,7 +99,7 @@ Result<Block*> Transaction::remake(BlockNumber block) {
   const BlockDescriptor descriptor = store_.metadata_.descriptor(block);
   CHECK(!holds_references(descriptor.type) && descriptor.type != BlockType::kFree);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>();
+  dirty.copy = make_block();
   dirty.descriptor = descriptor;
   dirty.is_new = true;
   const auto [it, is_first] = dirty_.emplace(block.value, std::move(dirty));
@@ -276,8 +276,8 @@ void Transaction::make_headers() {
   const auto header_of = [this](BlockNumber base) -> Header& {
     auto& header = headers_[base.value];
     if (!header.content) {
-      header.content = std::make_unique<Block>();
-      store_.metadata_.make_header(base, header.content->as<format::ChunkHeader>());
+      header.content = make_block_for_overwrite();
+      store_.metadata_.describe_chunk(base, header.content->as<format::ChunkHeader>());
       header.line_mask = kFirstLine;
     }
     return header;
