@@ -137,8 +137,7 @@ Pool::~Pool() {
   state_->poison.stop();
   if (!store_->read_only()) {
     auto done = store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
-      ->as<format::Roots>().in_use = 0;
+      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().in_use = 0;
       return Step::kDone;
     });
     if (!done) store_->log("closing the pool: " + describe(done.error()));
@@ -146,8 +145,7 @@ Pool::~Pool() {
   state_.reset();
 }
 
-// --- state
-// -------------------------------------------------------------------------------------------------------------
+// --- state -----------------------------------------------------------------------------------------------------------
 
 Pool::State::State(Store& pool_store, PoolOptions pool_options)
     : store(pool_store),
@@ -241,8 +239,7 @@ void Pool::State::ledger_grew() {
 Result<> Pool::State::note_opening() {
   const auto identity = store.medium().identity();
   return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
-    ->as<format::Roots>();
+    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
     ++roots.mount_count;
     roots.in_use = 1;
     note_device(roots, identity);
@@ -263,8 +260,7 @@ void Pool::State::tell_shutdown() {
   store.events().publish(std::move(event));
 }
 
-// --- background
-// --------------------------------------------------------------------------------------------------------
+// --- background ------------------------------------------------------------------------------------------------------
 
 void Pool::State::start_background() {
   background_thread = std::thread([this] { background(); });
@@ -351,11 +347,10 @@ void Pool::settle() {
   state_->poison.process_now();
 }
 
-// --- poison and statistics
-// -----------------------------------------------------------------------------------------------
+// --- poison and statistics -------------------------------------------------------------------------------------------
 
 Result<BlockReport> Pool::report(BlockNumber block, std::size_t owner_limit) {
-  if (block.value >= store_->superblock().pool_bytes / kBlockBytes)
+  if (block.value >= store_->pool_blocks())
     return fail(ErrorCode::kRange, "block " + std::to_string(block.value) + " is beyond the end of the pool");
   return state_->poison.report(block, owner_limit);
 }

@@ -383,7 +383,7 @@ Result<VolumeStatistics> Volume::statistics() {
   state.store.reclaim();
   const std::uint64_t metadata_free = state.store.metadata().free_count();
   const std::uint64_t usable = metadata_free > Store::kReserveBlocks ? metadata_free - Store::kReserveBlocks : 0;
-  statistics.blocks = state.store.superblock().pool_bytes / kBlockBytes;
+  statistics.blocks = state.store.pool_blocks();
   statistics.available_blocks = state.store.space().free_blocks() + state.store.retired_blocks();
   statistics.free_blocks = statistics.available_blocks + state.store.spare_blocks();  // as the checker counts
   // Inodes are made on demand: half of the free space as chunks with their mirrors would hold this many.

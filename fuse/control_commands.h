@@ -68,6 +68,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/function_ref.h"
 #include "engine/pool.h"
 
 namespace daxcow {
@@ -82,6 +83,10 @@ class MountedVolumes {
   // Whether the kernel still has a mount of that name. One that it has given up keeps its volume for a moment longer.
   virtual bool is_connected(std::string_view name) = 0;
 };
+
+// Tries again while the volume is busy (kBusy) with a mount that the kernel has given up, for at most 20 seconds: umount(8)
+// returns before the daemon has noticed. Thread-safe.
+Result<> when_free(MountedVolumes& mounted, const std::string& volume, FunctionRef<Result<>()> attempt);
 
 using CommandProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;  // may be empty
 
