@@ -11,16 +11,19 @@
 
 namespace daxcow {
 
-// Every commit does this for each block it touches: without calls, and without branches that cannot be foreseen.
+inline const Block kZeroBlock{};
+
+// Every commit does this for each block it touches: in wide words, without calls or branches.
 inline std::uint64_t changed_lines(const Block& before, const Block& after) {
-  constexpr std::size_t kWords = kLineBytes / sizeof(std::uint64_t);
+  using Word = std::uint64_t __attribute__((vector_size(16), may_alias));
+  constexpr std::uint64_t kWords = kLineBytes / sizeof(Word);
+  static_assert(kWords == 4 && alignof(Block) % sizeof(Word) == 0);
+  const auto* a = reinterpret_cast<const Word*>(before.bytes);
+  const auto* b = reinterpret_cast<const Word*>(after.bytes);
   std::uint64_t mask = 0;
-  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line) {
-    std::uint64_t a[kWords], b[kWords], difference = 0;
-    std::memcpy(a, before.bytes + line * kLineBytes, sizeof a);
-    std::memcpy(b, after.bytes + line * kLineBytes, sizeof b);
-    for (std::size_t i = 0; i < kWords; ++i) difference |= a[i] ^ b[i];
-    mask |= static_cast<std::uint64_t>(difference != 0) << line;
+  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line, a += kWords, b += kWords) {
+    const Word difference = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+    mask |= static_cast<std::uint64_t>((difference[0] | difference[1]) != 0) << line;
   }
   return mask;
 }

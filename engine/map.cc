@@ -363,7 +363,16 @@ Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange r
 }
 
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
-  return TRY(first_segment(reader, fork, {block, 1})).entry;
+  if (block >= FileBlock(fork.capacity())) return MapEntry{};
+  auto log512 = static_cast<std::uint8_t>(fork.level - 1);
+  MapEntry entry{fork.slots[block.value >> (log512 * format::kMapFanoutBits)]};
+  for (; entry.present() && entry.is_node(); --log512) {
+    if (log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+    const BlockPtr node = TRY(reader.read(entry.block(), BlockType::kMapNode));
+    const std::uint64_t index = block.value >> ((log512 - 1) * format::kMapFanoutBits);
+    entry = MapEntry{node->as<format::MapNode>()[index % kMapFanout]};
+  }
+  return entry.present() ? advance(entry, block.value % blocks_spanned(log512)) : MapEntry{};
 }
 
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {

@@ -123,8 +123,10 @@ void Metadata::describe_chunk(BlockNumber base, ChunkHeader& header) const {
   header.self = base.value;
   header.next = chunk->next.load(std::memory_order_relaxed);
   header.sequence = chunk->sequence.load(std::memory_order_relaxed);
-  for (std::uint64_t i = 0; i < kChunkPayload; ++i)
-    header.blocks[i] = std::bit_cast<BlockDescriptor>(chunk->descriptors[i].load(std::memory_order_relaxed));
+  for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
+    const std::uint64_t descriptor = chunk->descriptors[i].load(std::memory_order_relaxed);
+    std::memcpy(&header.blocks[i], &descriptor, sizeof descriptor);
+  }
 }
 
 std::optional<BlockNumber> Metadata::take_free() {

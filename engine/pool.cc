@@ -367,6 +367,8 @@ void Pool::set_poison_observer(PoisonObserver* observer) {
   state_->observer = observer;
 }
 
+Result<std::vector<BadRange>> Pool::bad_ranges() { return store_->medium().bad_ranges(); }
+
 void Pool::suspect(BlockRun run) { store_->suspect(run); }
 
 Result<std::uint64_t> Pool::scrub(const std::function<void(std::uint64_t, std::uint64_t)>& progress,

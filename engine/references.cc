@@ -13,8 +13,6 @@ using format::ReverseRecord;
 
 namespace {
 
-const Block kNoReferences{};  // all zero: no slot of any type is present
-
 SlotView inode_slot(const InodeRecord& inode, std::uint64_t slot) {
   const bool attributes = slot >= format::kRootSlots;
   if (inode.mode == 0) return {};
@@ -81,8 +79,7 @@ class SlotReader {
 struct ByteRange {
   std::uint64_t first = 0, end = 0;
 };
-ByteRange changed_bytes(const Block& before, const Block& after) {
-  const std::uint64_t lines = changed_lines(before, after);
+ByteRange bytes_of(std::uint64_t lines) {
   if (lines == 0) return {};
   return {static_cast<std::uint64_t>(std::countr_zero(lines)) * kLineBytes,
           (kLinesPerBlock - static_cast<std::uint64_t>(std::countl_zero(lines))) * kLineBytes};
@@ -184,13 +181,13 @@ std::vector<ReverseRecord> records_of(BlockNumber source, BlockType type, std::u
   return records;
 }
 
-void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level, const Block* before, const Block* after,
-                    RecordChanges& changes) {
-  const SlotReader old_reader(type, node_level, before ? *before : kNoReferences);
-  const SlotReader new_reader(type, node_level, after ? *after : kNoReferences);
+void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level, const Block& before, const Block& after,
+                    std::uint64_t lines, RecordChanges& changes) {
+  const SlotReader old_reader(type, node_level, before);
+  const SlotReader new_reader(type, node_level, after);
   const std::uint64_t group = group_slots(type);
   std::vector<ReverseRecord> old_records, new_records;
-  const ByteRange changed = changed_bytes(before ? *before : kNoReferences, after ? *after : kNoReferences);
+  const ByteRange changed = bytes_of(lines);
   for (std::uint64_t begin = 0; begin < slot_count(type); begin += group) {
     if (!may_have_changed(type, begin, changed)) continue;
     const std::uint64_t end = begin + group;

@@ -86,9 +86,9 @@ struct RecordChanges {
   // Same key, other length: .first as it was, .second as it will be.
   std::vector<std::pair<format::ReverseRecord, format::ReverseRecord>> replaced;
 };
-// Appends the difference between two versions of a block of the same type and level. A null pointer stands for a block
-// without references (new or freed).
-void append_changes(BlockNumber source, format::BlockType type, std::uint8_t node_level, const Block* before,
-                    const Block* after, RecordChanges& changes);
+// Appends the difference between two versions of a block of the same type and level. A block of zeros has no references
+// (new or freed). `lines`: where they differ (engine/lines.h).
+void append_changes(BlockNumber source, format::BlockType type, std::uint8_t node_level, const Block& before,
+                    const Block& after, std::uint64_t lines, RecordChanges& changes);
 
 }  // namespace daxcow

@@ -192,6 +192,13 @@ Result<json> patrol(const Command& command) {
   return to_json(patrol.status());
 }
 
+Result<json> badblocks(const Command& command) {
+  json ranges = json::array();
+  for (const BadRange& range : TRY(command.pool.bad_ranges()))
+    ranges.push_back({{"offset_bytes", range.offset_bytes}, {"length_bytes", range.length_bytes}});
+  return json{{"ranges", std::move(ranges)}};
+}
+
 Result<json> settle(const Command& command) {
   command.pool.settle();
   return json::object();
@@ -217,6 +224,7 @@ constexpr Operation kOperations[] = {
     {"du", du},
     {"scrub", scrub},
     {"patrol", patrol},
+    {"badblocks", badblocks},
     {"settle", settle},
 };
 

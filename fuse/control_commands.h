@@ -33,6 +33,8 @@
 //   patrol           action: "status", "begin", "pause",   SCRUB. `begin` also goes on with what is paused, and needs a
 //                    "resume" or "stop",                   daemon, as does `resume`; `resume` with a rate also changes
 //                    [bytes_per_second: 0 for no bound]    that of a pass that is running
+//   badblocks                                              ranges: [{offset_bytes, length_bytes}], what the device lists
+//                                                          now; an emulated one is as its lists say after this
 //   settle                                                 {}       after the poison and reclaim threads have done all
 //   mounts           (a daemon only)                       process, pool, mounts: [MOUNT]
 //
