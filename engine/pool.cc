@@ -50,6 +50,7 @@ Result<> make_volume_zero(Store& store) {
 }
 
 constexpr auto kLazyInterval = std::chrono::seconds(5);
+constexpr auto kBurialInterval = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -276,14 +277,23 @@ void Pool::State::stop_background() {
 }
 
 void Pool::State::background() {
+  using Clock = std::chrono::steady_clock;
+  auto times_due = Clock::now() + kLazyInterval;
   std::unique_lock lock(background_mutex);
   while (!background_stop) {
+    // Those who delete one file mostly delete another: not a thread switch for each.
+    if (background_work) background_wake.wait_for(lock, kBurialInterval, [this] { return background_stop; });
     const bool work = std::exchange(background_work, false);
     lock.unlock();
     if (work) empty_graveyard();
-    commit_lazy_times();
+    if (Clock::now() >= times_due) {  // which looks at every inode that is known
+      commit_lazy_times();
+      times_due = Clock::now() + kLazyInterval;
+    }
     lock.lock();
-    background_wake.wait_for(lock, kLazyInterval, [this] { return background_stop || background_work; });
+    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(times_due - Clock::now());
+    background_wake.wait_for(lock, std::max(rest, std::chrono::milliseconds(1)),
+                             [this] { return background_stop || background_work; });
   }
 }
 

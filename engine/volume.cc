@@ -362,9 +362,9 @@ void Volume::forget_all() {
   (void)state_->commit_all_times();
 }
 
-Result<> Volume::sync(InodeNumber inode) {
+Result<> Volume::sync(InodeNumber inode, Sync what) {
   const State::Operation operation(*state_);
-  if (const auto held = state_->inodes.find(inode)) TRY(state_->commit_times(*held));
+  if (const auto held = state_->inodes.find(inode); held && what == Sync::kAll) TRY(state_->commit_times(*held));
   return state_->store.medium().drain();
 }
 
