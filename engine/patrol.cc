@@ -85,7 +85,7 @@ void Patrol::begin_locked(std::uint64_t bytes_per_second) {
 Result<> Patrol::begin(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
-  if (!thread_.joinable())
+  if (!serving_)
     return fail(ErrorCode::kUnsupported,
                 "a scrub in the background needs a daemon, and the pool open for writing: mount it");
   if (is_running_locked()) return fail(ErrorCode::kBusy, "a scrub is running already");
@@ -114,7 +114,7 @@ Result<> Patrol::resume(std::optional<std::uint64_t> bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
   if (record_.state == number(ScrubState::kIdle)) return fail(ErrorCode::kInvalid, "no scrub is under way");
-  if (!thread_.joinable())
+  if (!serving_)
     return fail(ErrorCode::kUnsupported,
                 "a scrub in the background needs a daemon, and the pool open for writing: mount it");
   if (is_running_locked() && !bytes_per_second) return fail(ErrorCode::kInvalid, "the scrub is running already");
@@ -233,7 +233,7 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
   return ended;
 }
 
-void Patrol::work() {
+void Patrol::serve() {
   std::unique_lock lock(mutex_);
   mutex_.assert_held();
   while (!stopping_) {
@@ -256,23 +256,36 @@ void Patrol::work() {
       return stopping_ || orders_ != orders;
     });
   }
+  serving_ = false;
+  changed_.notify_all();
 }
 
-Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+Result<> Patrol::prepare(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   loaded_ = false;  // recovery may have brought another record
   TRY(load_locked());
   own_rate_ = bytes_per_second;
-  stopping_ = false;
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+  serving_ = true;
+  return {};
+}
+
+Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+  TRY(prepare(bytes_per_second));
+  if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
   return {};
 }
 
 void Patrol::stop_thread() {
   {
-    const LockGuard guard(mutex_);
+    std::unique_lock lock(mutex_);
+    mutex_.assert_held();
     stopping_ = true;
     changed_.notify_all();
+    changed_.wait(lock, [&] {
+      mutex_.assert_held();
+      return !serving_;
+    });
+    stopping_ = false;
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -283,9 +296,9 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   TRY(load_locked());
   changed_.wait(lock, [&] {
     mutex_.assert_held();
-    return !executing_ || !by_caller_ || stopping_;
+    return !executing_ || stopping_ || (is_running_locked() && !by_caller_);
   });
-  if (is_running_locked() && thread_.joinable())
+  if (is_running_locked() && serving_)
     return fail(ErrorCode::kBusy,
                 "a scrub is running in the background; see daxcow scrub --status, or end it with --stop");
   by_caller_ = true;

@@ -53,11 +53,13 @@ struct ModelState {
 };
 
 enum class CallKind {
-  kWrite, kAppend, kRead, kLease, kTruncate, kPunch, kZero, kZeroKeep, kAllocate, kClone, kAttributes, kSync,
+  kWrite, kAppend, kRead, kReadZeros, kLease, kTruncate, kPunch, kZero, kZeroKeep, kAllocate, kClone, kReflink, kDedupe, kAttributes, kSync,
   kCreate, kUnlink, kRename, kRenameNoReplace, kExchange, kLink, kLookup, kList, kForget,
   kSnapshot, kDelete, kRollback, kVerify,
-  kSyncAll, kSettle, kScrub, kPoison,
+  kSyncAll, kSettle, kScrub, kPatrol, kPoison,
 };
+// Whether it is about two files.
+constexpr bool is_clone(CallKind kind) { return kind == CallKind::kClone || kind == CallKind::kReflink || kind == CallKind::kDedupe; }
 const char* name_of(CallKind kind);
 
 struct Call {
@@ -89,6 +91,7 @@ struct Call {
 struct Rules {
   bool may_be_full = false;     // kNoSpace, with nothing done
   bool may_be_poisoned = false;  // kPoisoned: a read refused; a range written in part
+  bool may_patrol = false;       // the scrub is told what to do by several
 };
 
 // What can be seen of it in a dump; lost blocks are kAny.
