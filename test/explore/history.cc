@@ -17,14 +17,14 @@ void fill(std::span<std::byte> bytes, std::uint64_t write) {
   }
 }
 
-Units decode(std::span<const std::byte> bytes) {
+Units decode(std::span<const std::byte> bytes, std::uint64_t piece) {
   Units units;
-  for (std::uint64_t at = 0; at < bytes.size(); at += kUnitBytes) {
+  for (std::uint64_t at = 0; at < bytes.size(); at += piece) {
     Unit unit = kTorn;
-    if (bytes.size() - at >= kUnitBytes) {
+    if (bytes.size() - at >= piece) {
       std::memcpy(&unit, bytes.data() + at, sizeof unit);
       // All the same word: equal to itself, shifted by one.
-      if (std::memcmp(bytes.data() + at, bytes.data() + at + sizeof unit, kUnitBytes - sizeof unit) != 0) unit = kTorn;
+      if (std::memcmp(bytes.data() + at, bytes.data() + at + sizeof unit, piece - sizeof unit) != 0) unit = kTorn;
     }
     units.push_back(unit);
   }
@@ -288,9 +288,11 @@ class Applying {
         if (file->any_size) return true;
         const std::uint64_t first = std::min<std::uint64_t>(call.first, file->units.size());
         const std::uint64_t last = std::min<std::uint64_t>(call.first + call.count, file->units.size());
-        if (call.units.size() != last - first) return false;
-        for (std::uint64_t i = first; i < last; ++i)
-          if (const Unit got = call.units[i - first]; got != file->units[i] && file->units[i] != kAny && !(got == 0 && rules_.may_be_poisoned)) return false;
+        if (call.units.size() != (last - first) * kSectorsPerUnit) return false;
+        for (std::uint64_t i = 0; i < call.units.size(); ++i) {
+          const Unit got = call.units[i], there = file->units[first + i / kSectorsPerUnit];
+          if (got != there && there != kAny && !(got == 0 && rules_.may_be_poisoned)) return false;
+        }
         return true;
       }
       case CallKind::kTruncate:

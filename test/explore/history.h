@@ -21,6 +21,7 @@
 namespace daxcow::test {
 
 inline constexpr std::uint64_t kUnitBytes = 1024, kUnitsPerBlock = kBlockBytes / kUnitBytes;
+inline constexpr std::uint64_t kSectorsPerUnit = kUnitBytes / kSectorBytes;
 inline constexpr std::uint64_t kMaximumUnits = 64;    // of a write or read
 inline constexpr std::uint64_t kLargestFile = 1 << 20;  // in bytes; larger ones only fill the pool
 
@@ -31,7 +32,8 @@ using Units = std::vector<Unit>;
 
 constexpr Unit unit_of(std::uint64_t write, std::uint64_t index) { return static_cast<Unit>(write * kMaximumUnits + index); }
 void fill(std::span<std::byte> bytes, std::uint64_t write);      // units 0, 1, ... of that write
-Units decode(std::span<const std::byte> bytes);                  // a partial unit at the end counts as torn
+// A partial unit at the end counts as torn. With kSectorBytes as `piece`: what each sector has.
+Units decode(std::span<const std::byte> bytes, std::uint64_t piece = kUnitBytes);
 std::string text(const Units& units);
 
 // Files of one volume. A file is known by its inode's generation, which no other ever has.
@@ -75,7 +77,7 @@ struct Call {
   // What was answered.
   std::optional<ErrorCode> error;
   std::string message;
-  Units units;
+  Units units;  // kReadZeros: sectors, for data is lost by these
   std::uint64_t size = 0, links = 0, got = 0;            // units
   std::uint64_t got_number = 0, got_generation = 0;
   std::map<std::string, std::uint64_t> listing;          // name -> inode number

@@ -471,7 +471,7 @@ bool Stage::perform(Call& call) {
     }
     case CallKind::kReadZeros: {
       const auto got = volume.read_with_zeros(inode, offset, std::span(data));
-      if (answered(call, got)) call.units = decode(std::span(data).first(*got));
+      if (answered(call, got)) call.units = decode(std::span(data).first(*got), kSectorBytes);
       break;
     }
     case CallKind::kLease: {
