@@ -4,6 +4,7 @@
 #include <ctime>
 #include <string>
 
+#include "engine/check.h"
 #include "engine/poison_scrub.h"
 
 namespace daxcow {
@@ -301,6 +302,8 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   if (is_running_locked() && serving_)
     return fail(ErrorCode::kBusy,
                 "a scrub is running in the background; see daxcow scrub --status, or end it with --stop");
+  if (stopping_) return fail(ErrorCode::kBusy, "the scrub was told to stop");
+  CHECK(!executing_);  // two that move one place would each leave out what the other reads
   by_caller_ = true;
   executing_ = true;  // the thread leaves it alone
   begin_locked(bytes_per_second);

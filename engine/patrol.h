@@ -96,7 +96,7 @@ class Patrol {
   std::uint64_t orders_ GUARDED_BY(mutex_) = 0;    // counts what the pass is told
   std::uint64_t own_rate_ GUARDED_BY(mutex_) = 0;  // of passes that begin by themselves
   double measured_rate_ GUARDED_BY(mutex_) = 0;    // bytes a second, of what is executing
-  bool serving_ GUARDED_BY(mutex_) = false;  // there is a thread, or there will be
+  bool serving_ GUARDED_BY(mutex_) = false;        // there is a thread, or there will be
   bool stopping_ GUARDED_BY(mutex_) = false;
   bool save_failed_ GUARDED_BY(mutex_) = false;  // said so already
   std::thread thread_;

@@ -94,7 +94,8 @@ class Dumper {
           if (!tolerated(got.error())) return std::unexpected(got.error());
           inode.lost.insert(block);
           if (got.error().code == ErrorCode::kPoisoned)  // who wants zeros for it, gets an answer
-            TRY(volume_.read_with_zeros(attributes.inode, block * kBlockBytes, std::as_writable_bytes(std::span(content))));
+            TRY(volume_.read_with_zeros(attributes.inode, block * kBlockBytes,
+                                        std::as_writable_bytes(std::span(content))));
         } else if (std::ranges::any_of(content, [](char c) { return c != 0; })) {
           inode.blocks[block] = std::move(content);
         }

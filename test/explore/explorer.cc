@@ -148,7 +148,10 @@ Result<Explorer::Seen> Explorer::seen_as_opened(Recording& recording) {
   recording.arm();
   Result<Seen> found = [&]() -> Result<Seen> {
     auto pool = TRY(open_pool(recording));
-    Seen result{TRY(dump(*pool, {}, {.tolerate_losses = true})), pool->patrol().status()};
+    Seen result {
+      TRY(dump(*pool, {}, {.tolerate_losses = true}))
+      , pool->patrol().status()
+    };
     recording.cut_power();
     return result;
   }();
@@ -188,13 +191,20 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
   };
   if (!taken(live, "alive") || !taken(after, "after") || !taken(losses_after, "after") || !taken(before, "before")) return false;
   auto differs = difference(*live, after->dump, {.times = times_are_lazy});
-  if (!differs && !is_same(live_scrub, after->scrub)) differs = "scrub: " + text_of(live_scrub) + " and " + text_of(after->scrub);
+  if (!differs && !is_same(live_scrub, after->scrub))
+    differs = "scrub: " + text_of(live_scrub) + " and " + text_of(after->scrub);
   if (differs) {
     fail(workload, "after the last drain", "what was completed is not there: " + *differs);
     return false;
   }
   add_losses(after->dump, losses_after->dump);
-  expected = {std::move(before->dump), std::move(after->dump), before->scrub, after->scrub, workload.operations.back(), workload.operations.back()->atomicity, times_are_lazy};
+  expected = {std::move(before->dump),
+              std::move(after->dump),
+              before->scrub,
+              after->scrub,
+              workload.operations.back(),
+              workload.operations.back()->atomicity,
+              times_are_lazy};
   if (expected.atomicity == Atomicity::kNew)
     expected.atomicity = workload.operations.size() == 1 ? Atomicity::kWhole : Atomicity::kInPlace;
   if (const std::string found = check_bystanders(expected); !found.empty()) {
@@ -208,9 +218,12 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
 std::string Explorer::judge_scrub(const ScrubStatus& found, const Expected& expected) const {
   const ScrubStatus &before = expected.scrub_before, &after = expected.scrub_after;
   if (is_same(found, before) || is_same(found, after)) return "";
-  const bool has_begun = !is_same(before, after) && found.state == ScrubState::kRunning && found.passes == before.passes &&
-                         found.finished_seconds == before.finished_seconds && (found.place == 0 || found.place == before.place);
-  return has_begun ? "" : "scrub: " + text_of(found) + ", neither as before (" + text_of(before) + ") nor as after (" + text_of(after) + ")";
+  const bool has_begun = !is_same(before, after) && found.state == ScrubState::kRunning &&
+                         found.passes == before.passes && found.finished_seconds == before.finished_seconds &&
+                         (found.place == 0 || found.place == before.place);
+  return has_begun ? ""
+                   : "scrub: " + text_of(found) + ", neither as before (" + text_of(before) + ") nor as after (" +
+                         text_of(after) + ")";
 }
 
 std::string Explorer::judge(const Dump& found, const Expected& expected) const {
@@ -317,7 +330,7 @@ std::string Explorer::use(Pool& pool) {
     if (info.read_only) continue;
     auto volume = pool.mount(info.name, false);
     if (!volume) return "mount of " + info.name + ": " + describe(volume.error());
-    for (const char* path : {"/small", "/big", "/clone", "/border", "/empty", "/o"})
+    for (const char* path : {"/small", "/big", "/clone", "/border", "/cut", "/empty", "/o"})
       if (std::string found = grow_to_block(**volume, path); !found.empty()) return found;
     const std::string data(9'000, 'u');
     const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = S_IFREG | 0644, .symlink_target = {}});
@@ -346,15 +359,18 @@ std::string Explorer::go_on_with_scrub(Pool& pool) {
   const ScrubStatus before = patrol.status();
   if (before.state == ScrubState::kIdle) return "";
   if (auto done = patrol.start_thread(0); !done) return "patrol: " + describe(done.error());
-  if (auto done = patrol.resume(0); !done && done.error().code != ErrorCode::kInvalid) return "patrol: " + describe(done.error());
+  if (auto done = patrol.resume(0); !done && done.error().code != ErrorCode::kInvalid)
+    return "patrol: " + describe(done.error());
   ScrubStatus now = patrol.status();
   for (std::uint64_t place = before.place; now.state == ScrubState::kRunning; now = patrol.status()) {
-    if (now.place < place) return "the scrub went back from " + std::to_string(place) + " to " + std::to_string(now.place);
+    if (now.place < place)
+      return "the scrub went back from " + std::to_string(place) + " to " + std::to_string(now.place);
     place = now.place;
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   patrol.stop_thread();
-  return now.passes == before.passes + 1 ? "" : "the scrub did not go on: " + text_of(before) + ", then " + text_of(now);
+  return now.passes == before.passes + 1 ? ""
+                                         : "the scrub did not go on: " + text_of(before) + ", then " + text_of(now);
 }
 
 std::string Explorer::look(Recording& recording, const Expected& expected, bool use_it, Log* recovery) {

@@ -49,9 +49,13 @@ std::string text(const Units& units) {
 // --- calls -----------------------------------------------------------------------------------------------------------
 
 const char* name_of(CallKind kind) {
-  static const char* const kNames[] = {"write", "append", "read", "read-zeros", "lease", "truncate", "punch", "zero", "zero-keep", "allocate", "clone",
-                                       "reflink", "dedupe", "attributes", "sync", "create", "unlink", "rename", "rename-noreplace", "exchange", "link", "lookup",
-                                       "list", "forget", "snapshot", "delete", "rollback", "verify", "sync-all", "settle", "scrub", "patrol", "poison"};
+  static const char* const kNames[] = {"write",    "append",   "read",   "read-zeros",       "lease",
+                                       "truncate", "punch",    "zero",   "zero-keep",        "allocate",
+                                       "clone",    "reflink",  "dedupe", "attributes",       "sync",
+                                       "create",   "unlink",   "rename", "rename-noreplace", "exchange",
+                                       "link",     "lookup",   "list",   "forget",           "snapshot",
+                                       "delete",   "rollback", "verify", "sync-all",         "settle",
+                                       "scrub",    "patrol",   "poison"};
   return kNames[static_cast<unsigned>(kind)];
 }
 
@@ -67,7 +71,8 @@ std::string Call::text() const {
   all += " = ";
   if (error) return all + describe(Error{*error, message});
   all += wrong.empty() ? "done" : wrong;
-  if (kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease) all += " " + test::text(units);
+  if (kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease)
+    all += " " + test::text(units);
   if (kind == CallKind::kAttributes || kind == CallKind::kLookup) all += " size " + std::to_string(size) + ", links " + std::to_string(links);
   if (is_clone(kind)) all += " " + std::to_string(got);
   if (got_number != 0) all += " #" + std::to_string(got_number) + " generation " + std::to_string(got_generation);
@@ -125,8 +130,8 @@ namespace {
 
 // Done in several transactions. The inode's lock hides that from who reads; sizes are looked up without it.
 bool in_steps(CallKind kind) {
-  return kind == CallKind::kPunch || kind == CallKind::kZero || kind == CallKind::kZeroKeep || kind == CallKind::kAllocate || kind == CallKind::kClone ||
-         kind == CallKind::kReflink;
+  return kind == CallKind::kPunch || kind == CallKind::kZero || kind == CallKind::kZeroKeep ||
+         kind == CallKind::kAllocate || kind == CallKind::kClone || kind == CallKind::kReflink;
 }
 
 class Applying {
@@ -205,9 +210,17 @@ class Applying {
  private:
   static bool changes(const Call& call) {
     switch (call.kind) {
-      case CallKind::kRead: case CallKind::kReadZeros: case CallKind::kLease: case CallKind::kDedupe: case CallKind::kAttributes: case CallKind::kSync: case CallKind::kLookup:
+      case CallKind::kRead:
+      case CallKind::kReadZeros:
+      case CallKind::kLease:
+      case CallKind::kDedupe:
+      case CallKind::kAttributes:
+      case CallKind::kSync:
+      case CallKind::kLookup:
       case CallKind::kList: case CallKind::kVerify: case CallKind::kSyncAll: case CallKind::kSettle: case CallKind::kScrub:
-      case CallKind::kPatrol: case CallKind::kPoison: case CallKind::kForget:
+      case CallKind::kPatrol:
+      case CallKind::kPoison:
+      case CallKind::kForget:
         return false;
       default:
         return true;
@@ -261,11 +274,14 @@ class Applying {
   }
 
   bool apply_file(const Call& call, ModelVolume& volume) {
-    if (call.error && (call.kind == CallKind::kReflink || call.kind == CallKind::kDedupe) && *call.error != ErrorCode::kStale)
+    if (call.error && (call.kind == CallKind::kReflink || call.kind == CallKind::kDedupe) &&
+        *call.error != ErrorCode::kStale)
       return apply_refused(call);
     if (call.error) {
       if (*call.error != ErrorCode::kStale) return false;
-      return (gone(volume, call.number) || (is_clone(call.kind) && gone(state_.volumes.at(call.to_volume), call.to_number))) && apply_stopped(call);
+      return (gone(volume, call.number) ||
+              (is_clone(call.kind) && gone(state_.volumes.at(call.to_volume), call.to_number))) &&
+             apply_stopped(call);
     }
     ModelFile* const file = find(call.volume, call.number);
     if (file == nullptr) return false;
@@ -344,18 +360,22 @@ class Applying {
   static std::optional<std::uint64_t> length_by_rule(const Call& call, const ModelFile& from, const ModelFile& to) {
     const bool dedupe = call.kind == CallKind::kDedupe;
     const std::uint64_t from_end = call.first + call.count, to_end = call.to_first + call.count;
-    if (call.first % kUnitsPerBlock != 0 || call.to_first % kUnitsPerBlock != 0 || from_end > from.units.size()) return std::nullopt;
+    if (call.first % kUnitsPerBlock != 0 || call.to_first % kUnitsPerBlock != 0 || from_end > from.units.size())
+      return std::nullopt;
     if (dedupe && to_end > to.units.size()) return std::nullopt;
     std::uint64_t length = call.count;
-    if (length % kUnitsPerBlock != 0 && !(from_end == from.units.size() && (dedupe ? to_end == to.units.size() : to_end >= to.units.size()))) {
+    if (length % kUnitsPerBlock != 0 &&
+        !(from_end == from.units.size() && (dedupe ? to_end == to.units.size() : to_end >= to.units.size()))) {
       if (!dedupe) return std::nullopt;
       length -= length % kUnitsPerBlock;
     }
     const std::uint64_t covered = (length + kUnitsPerBlock - 1) / kUnitsPerBlock * kUnitsPerBlock;
-    if (&from == &to && call.first < call.to_first + covered && call.to_first < call.first + covered) return std::nullopt;
+    if (&from == &to && call.first < call.to_first + covered && call.to_first < call.first + covered)
+      return std::nullopt;
     return length;
   }
-  static bool is_equal(const Call& call, const ModelFile& from, const ModelFile& to, std::uint64_t length, bool surely) {
+  static bool is_equal(const Call& call, const ModelFile& from, const ModelFile& to, std::uint64_t length,
+                       bool surely) {
     for (std::uint64_t i = 0; i < length; ++i) {
       const Unit a = from.units[call.first + i], b = to.units[call.to_first + i];
       if (a == kAny || b == kAny ? surely : a != b) return false;

@@ -49,9 +49,12 @@ std::string check_losses(const Dump& dump, Stage& stage) {
 std::string check_scrub(const ScrubStatus& scrub, const std::vector<Call>& calls) {
   const auto count = [&](auto is_one) { return static_cast<std::uint64_t>(std::ranges::count_if(calls, is_one)); };
   const std::uint64_t ended = count([](const Call& call) { return call.kind == CallKind::kScrub && !call.error; });
-  const std::uint64_t begun = count([](const Call& call) { return call.kind == CallKind::kScrub || (call.kind == CallKind::kPatrol && call.first <= 1 && !call.error); });
+  const std::uint64_t begun = count([](const Call& call) {
+    return call.kind == CallKind::kScrub || (call.kind == CallKind::kPatrol && call.first <= 1 && !call.error);
+  });
   if (scrub.passes >= ended && scrub.passes <= begun) return "";
-  return std::to_string(begun) + " passes of the scrub begun, " + std::to_string(ended) + " waited for to the end, but: " + text_of(scrub);
+  return std::to_string(begun) + " passes of the scrub begun, " + std::to_string(ended) +
+         " waited for to the end, but: " + text_of(scrub);
 }
 
 }  // namespace

@@ -103,7 +103,12 @@ class Maker {
     if (!plan.poison) weights_[static_cast<unsigned>(CallKind::kPoison)] = 0;
     else weights_[static_cast<unsigned>(CallKind::kPoison)] = 6;
     favourite_ = below(kHandles);
-    if (one_in(4)) {
+    if (plan.patrol) weights_[static_cast<unsigned>(CallKind::kScrub)] += 6;
+    if (plan.poison && one_in(3)) {
+      // What is lost is read as zeros.
+      for (const CallKind kind : {CallKind::kPoison, CallKind::kReadZeros, CallKind::kSnapshot})
+        weights_[static_cast<unsigned>(kind)] += 12;
+    } else if (one_in(4)) {
       // A file goes while it is read, and its space is wanted.
       favourite_ = one_in(3) ? 1 : 3;
       plan.not_held = favourite_;
@@ -174,8 +179,9 @@ class Maker {
     }
   }
   static bool only_reads(CallKind kind) {
-    return kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease || kind == CallKind::kAttributes || kind == CallKind::kSync ||
-           kind == CallKind::kLink || kind == CallKind::kPoison;
+    return kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease ||
+           kind == CallKind::kAttributes || kind == CallKind::kSync || kind == CallKind::kLink ||
+           kind == CallKind::kPoison;
   }
   std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
   std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
@@ -226,7 +232,8 @@ class Maker {
           // What is equal, at first.
           static constexpr std::size_t kEqual[][2] = {{0, 2}, {0, 4}, {3, 5}, {5, 3}, {2, 4}};
           const auto& pair = kEqual[below(std::size(kEqual))];
-          if (plan.not_held != pair[0] && plan.not_held != pair[1] && ((forgotten_ >> pair[0] | forgotten_ >> pair[1]) & 1) == 0)
+          if (plan.not_held != pair[0] && plan.not_held != pair[1] &&
+              ((forgotten_ >> pair[0] | forgotten_ >> pair[1]) & 1) == 0)
             call.file = pair[0], call.to_file = pair[1], call.to_first = call.first;
         }
         break;
@@ -331,9 +338,10 @@ std::vector<std::byte> make_scene(Scene scene) {
 Plan make_plan(std::uint64_t seed, unsigned threads) { return Maker(seed).make(seed, threads); }
 
 std::string Plan::text() const {
-  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (not_held ? ", " + std::string(kFiles[*not_held].path) + " not held" : "") +
-                    (small_cache ? ", small cache" : "") +
-                    (poison ? ", poison" : "") + (patrol ? ", patrol" : "") + (crash ? ", crash" : "") + "\n";
+  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() +
+                    (not_held ? ", " + std::string(kFiles[*not_held].path) + " not held" : "") +
+                    (small_cache ? ", small cache" : "") + (poison ? ", poison" : "") + (patrol ? ", patrol" : "") +
+                    (crash ? ", crash" : "") + "\n";
   return all;
 }
 
@@ -385,12 +393,18 @@ Result<std::optional<BlockNumber>> block_at(Volume& volume, InodeNumber inode, F
 
 Result<> order_patrol(Patrol& patrol, std::uint64_t which) {
   switch (which) {
-    case 0: return patrol.begin(0);
-    case 1: return patrol.begin(1);
-    case 2: return patrol.pause();
-    case 3: return patrol.resume({});
-    case 4: return patrol.resume(1);
-    default: return patrol.stop();
+    case 0:
+      return patrol.begin(0);
+    case 1:
+      return patrol.begin(1);
+    case 2:
+      return patrol.pause();
+    case 3:
+      return patrol.resume({});
+    case 4:
+      return patrol.resume(1);
+    default:
+      return patrol.stop();
   }
 }
 
@@ -516,8 +530,8 @@ bool Stage::perform(Call& call) {
     case CallKind::kDedupe: {
       const auto source = volume.attributes(inode);
       if (!answered(call, source)) break;
-      const auto done = volume.reflink({inode, source->generation}, *volumes.at(call.to_volume), InodeNumber(call.to_number),
-                                       {offset, call.to_first * kUnitBytes, bytes},
+      const auto done = volume.reflink({inode, source->generation}, *volumes.at(call.to_volume),
+                                       InodeNumber(call.to_number), {offset, call.to_first * kUnitBytes, bytes},
                                        call.kind == CallKind::kDedupe ? ReflinkMode::kDedupe : ReflinkMode::kClone);
       if (answered(call, done)) call.got = done->bytes / kUnitBytes;
       break;
@@ -594,7 +608,8 @@ bool Stage::perform(Call& call) {
       break;
     case CallKind::kPatrol:
       answered(call, order_patrol(pool.patrol(), call.first));
-      if (const ScrubStatus status = pool.patrol().status(); status.place > 2 * kPoolBytes / kBlockBytes) call.wrong = "the scrub is beyond the end";
+      if (const ScrubStatus status = pool.patrol().status(); status.place > 2 * kPoolBytes / kBlockBytes)
+        call.wrong = "the scrub is beyond the end";
       break;
     case CallKind::kPoison: {
       const auto block = block_at(volume, inode, FileBlock(call.first / kUnitsPerBlock));

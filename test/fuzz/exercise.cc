@@ -117,7 +117,8 @@ void Exercise::look_at_attributes(const File& file) {
 void Exercise::read(const File& file, std::uint64_t offset, std::uint64_t length) {
   const auto lease = file.volume->read(file.inode, offset, length, true);
   if (!lease) {
-    if (lease.error().code == ErrorCode::kPoisoned) read_zeros(file, offset, std::min<std::uint64_t>(length, kReadBytes));
+    if (lease.error().code == ErrorCode::kPoisoned)
+      read_zeros(file, offset, std::min<std::uint64_t>(length, kReadBytes));
     return;
   }
   std::uint64_t bytes = 0;
@@ -171,17 +172,30 @@ bool Exercise::operate_on_pool(const Record& record) {
   const std::string volume_name = volume_names_.empty() ? "main" : volume_names_[record.block % volume_names_.size()];
   switch (record.target) {
     case Target::kReport: {
-      const BlockNumber block(record.field % 2 == 0 || blocks_.empty() ? record.value % (pool_.store().medium().block_count() + 1)
-                                                                      : blocks_[record.value % blocks_.size()].value);
+      const BlockNumber block(record.field % 2 == 0 || blocks_.empty()
+                                  ? record.value % (pool_.store().medium().block_count() + 1)
+                                  : blocks_[record.value % blocks_.size()].value);
       (void)pool_.report(block, 50);
       return true;
     }
-    case Target::kSettle: pool_.settle(); return true;
-    case Target::kScrub: (void)pool_.scrub({}); return true;
-    case Target::kSurvey: survey(record); return true;
-    case Target::kPatrol: patrol(record); return true;
-    case Target::kGoBad: go_bad(record); return true;
-    case Target::kSnapshot: (void)pool_.snapshot(volume_name, name, record.field % 2); return true;
+    case Target::kSettle:
+      pool_.settle();
+      return true;
+    case Target::kScrub:
+      (void)pool_.scrub({});
+      return true;
+    case Target::kSurvey:
+      survey(record);
+      return true;
+    case Target::kPatrol:
+      patrol(record);
+      return true;
+    case Target::kGoBad:
+      go_bad(record);
+      return true;
+    case Target::kSnapshot:
+      (void)pool_.snapshot(volume_name, name, record.field % 2);
+      return true;
     case Target::kDeleteVolume:
     case Target::kRollback:
       // Only what is not mounted.
@@ -194,9 +208,11 @@ bool Exercise::operate_on_pool(const Record& record) {
       if (record.target == Target::kDeleteVolume)
         (void)pool_.delete_volume(volume_name);
       else
-        (void)pool_.rollback(volume_name, volume_names_.empty() ? "main" : volume_names_[record.slot % volume_names_.size()]);
+        (void)pool_.rollback(volume_name,
+                             volume_names_.empty() ? "main" : volume_names_[record.slot % volume_names_.size()]);
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -218,10 +234,18 @@ void Exercise::patrol(const Record& record) {
   const std::uint64_t rate = record.field % 2 == 0 ? 0 : record.value % (64ull << 20);
   if (!patrol.start_thread(record.field / 32 % 4 == 0 ? rate : 0)) return;
   switch (record.field / 2 % 4) {
-    case 0: (void)patrol.begin(rate); break;
-    case 1: (void)patrol.pause(); break;
-    case 2: (void)patrol.resume(record.field % 2 == 0 ? std::optional<std::uint64_t>() : rate); break;
-    default: (void)patrol.stop(); break;
+    case 0:
+      (void)patrol.begin(rate);
+      break;
+    case 1:
+      (void)patrol.pause();
+      break;
+    case 2:
+      (void)patrol.resume(record.field % 2 == 0 ? std::optional<std::uint64_t>() : rate);
+      break;
+    default:
+      (void)patrol.stop();
+      break;
   }
   (void)patrol.status();
   if (record.field / 8 % 2 == 0) (void)patrol.pause();
@@ -246,10 +270,12 @@ void Exercise::account(const Record& record) {
   if (one == nullptr) return;
   std::vector<InodeNumber> tops;
   for (std::size_t i = 0; i <= record.field / 4 % 4u; ++i)
-    if (const File& some = *file(record.block + i * record.slot); some.volume == one->volume) tops.push_back(some.inode);
+    if (const File& some = *file(record.block + i * record.slot); some.volume == one->volume)
+      tops.push_back(some.inode);
   if (record.field % 4 == 1) tops.assign(1, kRoot);
   const auto usage = space_of_trees(pool_, *one->volume, tops);
-  CHECK(!usage || (usage->exclusive_data_blocks <= usage->data_blocks && usage->exclusive_metadata_blocks <= usage->metadata_blocks));
+  CHECK(!usage || (usage->exclusive_data_blocks <= usage->data_blocks &&
+                   usage->exclusive_metadata_blocks <= usage->metadata_blocks));
 }
 
 void Exercise::operate(const Record& record) {
@@ -310,10 +336,14 @@ void Exercise::operate(const Record& record) {
       if (names && !names->empty()) (void)volume->remove_attribute(one->inode, (*names)[record.value % names->size()]);
       return;
     }
-    case Target::kReadZeros: return read_zeros(*one, offset, std::min<std::uint64_t>(length, 1 << 20));
-    case Target::kPolicy: return set_policy(record, *one);
-    case Target::kReflink: return reflink(record, *one, *other);
-    case Target::kUsage: return account(record);
+    case Target::kReadZeros:
+      return read_zeros(*one, offset, std::min<std::uint64_t>(length, 1 << 20));
+    case Target::kPolicy:
+      return set_policy(record, *one);
+    case Target::kReflink:
+      return reflink(record, *one, *other);
+    case Target::kUsage:
+      return account(record);
     case Target::kSeek: return (void)volume->seek(one->inode, offset << (record.field / 2 % 16), record.field % 2);
     default: return;
   }
@@ -333,15 +363,18 @@ void Exercise::reflink(const Record& record, const File& from, const File& to) {
     (void)to.volume->write(to.inode, range.to_offset, same);
   }
   const auto mode = static_cast<ReflinkMode>(record.field % 5);
-  const auto done = from.volume->reflink({from.inode, source->generation}, *to.volume, to.inode, range, mode, record.field / 80 % 2 * S_ISUID);
+  const auto done = from.volume->reflink({from.inode, source->generation}, *to.volume, to.inode, range, mode,
+                                         record.field / 80 % 2 * S_ISUID);
   CHECK(!done || done->new_bytes <= done->bytes);
 }
 
 void Exercise::set_policy(const Record& record, const File& file) {
-  static constexpr std::string_view kPolicies[] = {"zero", "zero,none", "error,late", "early,zero", "none", "what", "zero,error", ""};
+  static constexpr std::string_view kPolicies[] = {"zero", "zero,none", "error,late", "early,zero",
+                                                   "none", "what",      "zero,error", ""};
   const std::string_view policy = kPolicies[record.value % std::size(kPolicies)];
   const InodeNumber inode = record.field % 2 == 0 ? file.inode : file.directory;
-  (void)file.volume->set_attribute(inode, kPoisonPolicyAttribute, std::as_bytes(std::span(policy)), Volume::SetAttributeMode::kAny);
+  (void)file.volume->set_attribute(inode, kPoisonPolicyAttribute, std::as_bytes(std::span(policy)),
+                                   Volume::SetAttributeMode::kAny);
   const PoisonPolicy now = file.volume->poison_policy(file.inode);
   if (now.zero) read_zeros(file, 0, kReadBytes);
 }

@@ -44,11 +44,12 @@ bool has(const Input& input, InputFlag flag) { return (input.flags & flag) != 0;
 Result<> use(BaseImage& base, const Input& input) {
   WorkingImage& image = *base.work;
   const bool read_only = has(input, kOpenReadOnly);
-  const auto pool = Pool::open(image.medium(read_only), {.read_only = read_only,
-                                                         .cache_bytes = has(input, kSmallCache) ? kSmallCacheBytes : kCacheBytes,
-                                                         .directory_bytes = kCacheBytes,
-                                                         .background = false,
-                                                         .log = {}});
+  const auto pool =
+      Pool::open(image.medium(read_only), {.read_only = read_only,
+                                           .cache_bytes = has(input, kSmallCache) ? kSmallCacheBytes : kCacheBytes,
+                                           .directory_bytes = kCacheBytes,
+                                           .background = false,
+                                           .log = {}});
   if (!pool) return std::unexpected(pool.error());
   Exercise exercise(**pool, base);
   exercise.mount(read_only || has(input, kMountReadOnly));

@@ -34,9 +34,10 @@ constexpr Field kRootsFields[] = {FIELD(Roots, generation_limit), FIELD(Roots, m
                                   FIELD(Roots, unsafe_shutdowns_known), PART(Roots, device_id, 0, 8), FIELD(Roots, blocks_lost),
                                   FIELD(Roots, blocks_healed), FIELD(Roots, blocks_cleared), FIELD(Roots, metadata_repaired)};
 
-constexpr Field kScrubFields[] = {FIELD(ScrubRecord, state), FIELD(ScrubRecord, position), FIELD(ScrubRecord, blocks_read),
-                                  FIELD(ScrubRecord, blocks_found), FIELD(ScrubRecord, started_seconds), FIELD(ScrubRecord, finished_seconds),
-                                  FIELD(ScrubRecord, passes), FIELD(ScrubRecord, bytes_per_second)};
+constexpr Field kScrubFields[] = {FIELD(ScrubRecord, state),           FIELD(ScrubRecord, position),
+                                  FIELD(ScrubRecord, blocks_read),     FIELD(ScrubRecord, blocks_found),
+                                  FIELD(ScrubRecord, started_seconds), FIELD(ScrubRecord, finished_seconds),
+                                  FIELD(ScrubRecord, passes),          FIELD(ScrubRecord, bytes_per_second)};
 
 // What leads somewhere or counts is there twice.
 constexpr Field kInodeFields[] = {
