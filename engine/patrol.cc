@@ -4,6 +4,7 @@
 #include <ctime>
 #include <string>
 
+#include "engine/check.h"
 #include "engine/poison_scrub.h"
 
 namespace daxcow {
@@ -83,7 +84,7 @@ void Patrol::begin_locked(std::uint64_t bytes_per_second) {
 }
 
 Result<> Patrol::need_thread_locked() const {
-  if (thread_.joinable()) return {};
+  if (serving_) return {};
   return fail(ErrorCode::kUnsupported,
               "a scrub in the background needs a daemon, and the pool open for writing: mount it");
 }
@@ -239,7 +240,7 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
   return ended;
 }
 
-void Patrol::work() {
+void Patrol::serve() {
   std::unique_lock lock(mutex_);
   mutex_.assert_held();
   while (!stopping_) {
@@ -262,23 +263,36 @@ void Patrol::work() {
       return stopping_ || orders_ != orders;
     });
   }
+  serving_ = false;
+  changed_.notify_all();
 }
 
-Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+Result<> Patrol::prepare(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   loaded_ = false;  // recovery may have brought another record
   TRY(load_locked());
   own_rate_ = bytes_per_second;
-  stopping_ = false;
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+  serving_ = true;
+  return {};
+}
+
+Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+  TRY(prepare(bytes_per_second));
+  if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
   return {};
 }
 
 void Patrol::stop_thread() {
   {
-    const LockGuard guard(mutex_);
+    std::unique_lock lock(mutex_);
+    mutex_.assert_held();
     stopping_ = true;
     changed_.notify_all();
+    changed_.wait(lock, [&] {
+      mutex_.assert_held();
+      return !serving_ && !executing_;  // also a pass that somebody waits for
+    });
+    stopping_ = false;
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -289,11 +303,13 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   TRY(load_locked());
   changed_.wait(lock, [&] {
     mutex_.assert_held();
-    return !executing_ || !by_caller_ || stopping_;
+    return !executing_ || stopping_ || (is_running_locked() && !by_caller_);
   });
-  if (is_running_locked() && thread_.joinable())
+  if (is_running_locked() && serving_)
     return fail(ErrorCode::kBusy,
                 "a scrub is running in the background; see daxcow scrub --status, or end it with --stop");
+  if (stopping_) return fail(ErrorCode::kBusy, "the scrub was told to stop");
+  CHECK(!executing_);  // two that move one place would each leave out what the other reads
   by_caller_ = true;
   executing_ = true;  // the thread leaves it alone
   begin_locked(bytes_per_second);

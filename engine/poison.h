@@ -150,7 +150,7 @@ class Poison {
 
   // poison_rescue.cc
   void rescue(BlockNumber block) REQUIRES(pass_mutex_);
-  void publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom);
+  void publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom) REQUIRES(pass_mutex_);
 
   // poison_clear.cc
   void mend(BlockNumber block) REQUIRES(pass_mutex_);

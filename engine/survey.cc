@@ -148,10 +148,12 @@ class Survey {
     // What has no record at all is free, but for what the ledger holds.
     std::ranges::sort(placed, {}, [](const SurveySpan& span) { return span.run.first; });
     BlockNumber at = stretch.first;
-    for (const SurveySpan& span : placed) {
+    for (SurveySpan span : placed) {
       if (at < span.run.first) place_unreferenced({at, span.run.first - at});
+      if (span.run.end() <= at) continue;  // records of an unsound pool may overlap: each block counts once
+      if (span.run.first < at) span.run = {at, span.run.end() - at};
       add(span);
-      at = std::max(at, span.run.end());
+      at = span.run.end();
     }
     if (at < stretch.end()) place_unreferenced({at, stretch.end() - at});
     ledger_.clear();

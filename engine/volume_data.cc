@@ -195,11 +195,11 @@ bool read_readable(Store& store, std::uint64_t at, std::span<std::byte> to) {
 
 Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
   State& state = *state_;
-  const State::Operation operation(state);
-  const auto held = state.inodes.get(inode);
   std::vector<FileBlock> zeroed;
   std::uint64_t length = 0;
-  {
+  {  // not around what follows: the path is asked for through the gate, which nobody may enter twice
+    const State::Operation operation(state);
+    const auto held = state.inodes.get(inode);
     const std::shared_lock lock(held->lock);
     const FileView view = TRY(view_of(state, inode, block_range(offset, to.size())));
     if (offset >= view.record.size_bytes) return 0;
