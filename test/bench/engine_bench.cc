@@ -8,6 +8,7 @@
 // mean that google-benchmark prints beside it.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -172,10 +173,9 @@ struct Extents {
     for (std::uint64_t i = 0; i < number; ++i)
       for (const auto inode : {file, other})
         must(volume.allocate(inode, AllocateMode::kAllocate, i * kBlockBytes, kBlockBytes));
-    std::mt19937_64 random(1);
-    hot.resize(kHot);
-    for (auto& index : hot) index = number <= kHot ? random() % number : (&index - hot.data()) * (number / kHot);
-    std::ranges::shuffle(hot, random);
+    hot.resize(std::min(number, kHot));
+    for (std::uint64_t i = 0; i < hot.size(); ++i) hot[i] = i * (number / hot.size());
+    std::ranges::shuffle(hot, std::mt19937_64(1));
     for (const auto index : hot) must(volume.write(file, index * kBlockBytes, block));
   }
   InodeNumber clone(const std::string& name) {
@@ -189,7 +189,7 @@ struct Extents {
   EnginePool engine;
   std::vector<std::byte> block;
   InodeNumber file;
-  std::vector<std::uint64_t> hot;  // written blocks in random order
+  std::vector<std::uint64_t> hot;  // written blocks, each once, in random order
 };
 
 void write_in_place(State& state) {
