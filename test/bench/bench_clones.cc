@@ -49,8 +49,10 @@ void clone_4k(const Peer& peer, const Parameters&, const Report& report) { measu
 void finish_4k(const Peer& peer, const Parameters&) { remove_file(peer.path("source-4k")); }
 
 bool prepare_contiguous(const Peer& peer, const Parameters& parameters) {
+  fill_file(peer.path("source"), kBlockBytes);
+  if (!can_clone(peer, "source")) return false;
   fill_file(peer.path("source"), parameters.file_bytes);
-  return can_clone(peer, "source");
+  return true;
 }
 void clone_contiguous(const Peer& peer, const Parameters&, const Report& report) {
   measure_clones(peer, "source", "clone_contiguous", 50, report);
