@@ -105,9 +105,10 @@ class Maker {
     favourite_ = below(kHandles);
     if (plan.patrol) weights_[static_cast<unsigned>(CallKind::kScrub)] += 6;
     if (plan.poison && one_in(3)) {
-      // What is lost is read as zeros.
+      zeros_ = true;
+      favourite_ = below(2);
       for (const CallKind kind : {CallKind::kPoison, CallKind::kReadZeros, CallKind::kSnapshot})
-        weights_[static_cast<unsigned>(kind)] += 12;
+        weights_[static_cast<unsigned>(kind)] += 4;
     } else if (one_in(4)) {
       // A file goes while it is read, and its space is wanted.
       favourite_ = one_in(3) ? 1 : 3;
@@ -128,6 +129,17 @@ class Maker {
       const unsigned count = 1 + below(longest);
       private_ = "p" + std::to_string(t);
       forgotten_ = 0;
+      if (zeros_ && t == 0) {
+        // What is lost is read as zeros, while others take snapshots.
+        for (const CallKind kind : {CallKind::kPoison, CallKind::kReadZeros}) {
+          Call& next = calls.emplace_back();
+          next.kind = kind;
+          next.volume = "main";
+          next.file = favourite_;
+          next.first = kind == CallKind::kPoison ? below(6) : 0;
+          next.count = kind == CallKind::kPoison ? 0 : kMaximumUnits;
+        }
+      }
       for (unsigned i = 0; i < count; ++i) {
         calls.push_back(call(plan));
         calls.back().thread = t;
@@ -310,7 +322,7 @@ class Maker {
   unsigned forgotten_ = 0, threads_ = 0;
   std::uint64_t write_ = 8;
   std::string private_;
-  bool theme_ = false, few_names_ = false;
+  bool theme_ = false, few_names_ = false, zeros_ = false;
 };
 
 }  // namespace
