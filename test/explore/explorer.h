@@ -77,6 +77,8 @@ class Explorer {
   bool may_change(const Expected& expected, const std::string& volume, std::uint64_t number) const;
   std::string judge_scrub(const ScrubStatus& found, const Expected& expected) const;
   std::string check_bystanders(const Expected& expected) const;
+  bool has_had(const Expected& expected, const std::string& volume, const std::string& path, std::uint64_t block,
+               const std::string& bytes) const;
   std::string judge_repaired(const Dump& found, const Expected& expected, bool names_may_go) const;
   std::string look_repaired(Recording& recording, const Expected& expected, bool names_may_go);
   void explore_repair(const Workload& workload, BlockNumber block, BlockNumber mirror, const std::string& what,

@@ -164,7 +164,11 @@ Result<> World::patrol(const std::function<Result<>(Patrol&)>& order,
   Patrol& patrol = pool_->patrol();
   TRY(patrol.start_thread(0));
   const auto done = order(patrol);
-  while (done && !until(patrol.status())) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  while (done) {
+    const ScrubStatus status = patrol.status();
+    if (status.state != ScrubState::kRunning || until(status)) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
   patrol.stop_thread();
   return done;
 }

@@ -50,7 +50,7 @@ class World {
   // By the rules of the kernel's ioctls.
   Result<> reflink(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset,
                    std::uint64_t length, ReflinkMode mode);
-  // Gives the patrol an order while its thread runs, and waits until `until` holds; then the thread ends, as with its
+  // Gives the patrol an order while its thread runs, and waits until `until` holds or the pass has ended; then the thread ends, as with its
   // daemon.
   Result<> patrol(const std::function<Result<>(Patrol&)>& order, const std::function<bool(const ScrubStatus&)>& until);
   // As a process that has the file open: it stays when its name goes.
