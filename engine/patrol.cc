@@ -42,7 +42,7 @@ Result<> Patrol::load_locked() {
   const BlockPtr roots = TRY(store_.read_consistent(
       [](BlockReader& reader) { return reader.read(format::kRootsBlock, format::BlockType::kRoots); }));
   record_ = roots->as<format::Roots>().scrub;
-  record_.position = std::min(record_.position, 2 * store_.superblock().pool_bytes / kBlockBytes);
+  record_.position = std::min(record_.position, 2 * store_.pool_blocks());
   if (record_.state > number(ScrubState::kPaused)) record_.state = number(ScrubState::kIdle);
   record_.started_seconds = std::clamp<std::int64_t>(record_.started_seconds, 0, now_seconds());
   loaded_ = true;
@@ -53,8 +53,8 @@ void Patrol::save_locked() {
   if (store_.read_only()) return;
   const auto saved = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     mutex_.assert_held();
-    TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))
-    ->as<format::Roots>().scrub = record_;
+    Block* roots = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots));
+    roots->as<format::Roots>().scrub = record_;
     return Step::kDone;
   });
   if (!saved && !std::exchange(save_failed_, true))
@@ -83,12 +83,16 @@ void Patrol::begin_locked(std::uint64_t bytes_per_second) {
   changed_locked();
 }
 
+Result<> Patrol::need_thread_locked() const {
+  if (serving_) return {};
+  return fail(ErrorCode::kUnsupported,
+              "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+}
+
 Result<> Patrol::begin(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
-  if (!serving_)
-    return fail(ErrorCode::kUnsupported,
-                "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+  TRY(need_thread_locked());
   if (is_running_locked()) return fail(ErrorCode::kBusy, "a scrub is running already");
   if (record_.state == number(ScrubState::kPaused)) {
     record_.state = number(ScrubState::kRunning);
@@ -115,9 +119,7 @@ Result<> Patrol::resume(std::optional<std::uint64_t> bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
   if (record_.state == number(ScrubState::kIdle)) return fail(ErrorCode::kInvalid, "no scrub is under way");
-  if (!serving_)
-    return fail(ErrorCode::kUnsupported,
-                "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+  TRY(need_thread_locked());
   if (is_running_locked() && !bytes_per_second) return fail(ErrorCode::kInvalid, "the scrub is running already");
   record_.state = number(ScrubState::kRunning);
   if (bytes_per_second) record_.bytes_per_second = *bytes_per_second;
@@ -173,12 +175,16 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
   std::uint64_t orders = orders_, bytes_read = 0;
   Result<bool> ended = false;
   executing_ = true;
+  const auto is_over = [&] {  // for this pass: it was stopped, paused, or another was begun
+    mutex_.assert_held();
+    return !is_running_locked() || record_.position == 0;
+  };
   while (!stopping_) {
     lock.unlock();
     const auto blocks = pass.step();
     lock.lock();
     const bool told = orders_ != orders;
-    if (told && (!is_running_locked() || record_.position == 0)) break;  // stopped, paused, or begun anew
+    if (told && is_over()) break;
     orders = orders_;
     if (!blocks) {
       ended = std::unexpected(blocks.error());
@@ -222,7 +228,7 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
     };
     changed_.wait_for(lock, std::chrono::ceil<std::chrono::milliseconds>(due - now), told_to);
     if (orders_ != orders) {
-      if (!is_running_locked() || record_.position == 0) break;
+      if (is_over()) break;
       due = Clock::now();  // another rate
       orders = orders_;
     }
@@ -284,7 +290,7 @@ void Patrol::stop_thread() {
     changed_.notify_all();
     changed_.wait(lock, [&] {
       mutex_.assert_held();
-      return !serving_;
+      return !serving_ && !executing_;  // also a pass that somebody waits for
     });
     stopping_ = false;
   }
@@ -311,7 +317,13 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   by_caller_ = false;
   if (!ended) return std::unexpected(ended.error());
   if (!*ended) return fail(ErrorCode::kBusy, "the scrub was told to stop");
-  return record_.blocks_found;
+  const std::uint64_t found = record_.blocks_found;
+  lock.unlock();
+  if (progress) {
+    const std::uint64_t total = blocks_to_scrub(store_);
+    progress(total, total);
+  }
+  return found;
 }
 
 }  // namespace daxcow

@@ -80,6 +80,7 @@ class Patrol {
 
   Result<> load_locked() REQUIRES(mutex_);
   void save_locked() REQUIRES(mutex_);
+  Result<> need_thread_locked() const REQUIRES(mutex_);
   void begin_locked(std::uint64_t bytes_per_second) REQUIRES(mutex_);
   bool is_due_locked() const REQUIRES(mutex_);
   bool is_running_locked() const REQUIRES(mutex_);

@@ -76,7 +76,7 @@ class Ways {
 class Survey {
  public:
   Survey(Store& store, std::size_t cells) : store_(store), ways_(store) {
-    survey_.pool_blocks = store.superblock().pool_bytes / kBlockBytes;
+    survey_.pool_blocks = store.pool_blocks();
     const std::uint64_t least = (survey_.pool_blocks + cells - 1) / std::max<std::size_t>(cells, 1);
     survey_.cell_blocks = std::bit_ceil(std::max<std::uint64_t>(least, 1));
     survey_.cells.resize((survey_.pool_blocks + survey_.cell_blocks - 1) / survey_.cell_blocks);
