@@ -36,7 +36,10 @@ Error about_pool(const std::string& path, const Error& error) { return {error.co
 
 Result<std::string> resolve_pool(const std::string& name) {
   struct stat status {};
-  if (::stat(name.c_str(), &status) != 0) return std::unexpected(path_error(errno, name));
+  if (::stat(name.c_str(), &status) != 0) {
+    const Error error = path_error(errno, name);
+    return ControlClient::connect(name) ? Result<std::string>(name) : std::unexpected(error);  // its node may be gone
+  }
   auto file = find_mounted_file(name);
   if (file) return std::move(file->pool_path);
   if (file.error().code != ErrorCode::kUnsupported) return std::unexpected(std::move(file).error());
