@@ -29,6 +29,11 @@ struct alignas(kLineBytes) Block {
 // A version of a block. Published versions never change; holding one keeps it alive, not current.
 using BlockPtr = std::shared_ptr<const Block>;
 
+// A block that becomes a version: of zeros, a copy, or with any content. Thread-safe.
+std::shared_ptr<Block> make_block();
+std::shared_ptr<Block> copy_block(const Block& from);
+std::shared_ptr<Block> make_block_for_overwrite();
+
 class BlockReader {
  public:
   virtual ~BlockReader() = default;

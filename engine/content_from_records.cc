@@ -33,22 +33,6 @@ std::uint64_t slots_of(const ReverseRecord& record) {
                                             : record.length_blocks / blocks_spanned(record.level);
 }
 
-// Where a slot is, and for inodes the level of its root.
-struct Place {
-  std::uint64_t* entry = nullptr;
-  std::uint8_t* level = nullptr;
-};
-Place place_of(BlockType type, Block& content, std::uint64_t slot) {
-  if (type == BlockType::kMapNode || type == BlockType::kGraveyard)
-    return {&content.as<format::MapNode>()[slot], nullptr};
-  InodeRecord& inode = type == BlockType::kRoots
-                           ? content.as<format::Roots>().volume_zero
-                           : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
-  const std::uint64_t of_inode = slot % format::kSlotsPerInode;
-  if (of_inode < format::kRootSlots) return {&inode.data[of_inode], &inode.data_level};
-  return {&inode.attributes[of_inode - format::kRootSlots], &inode.attribute_level};
-}
-
 // 0 if nothing below is mapped. A node that was seen to be empty is not entered again.
 std::uint64_t end_below(BlockReader& reader, std::span<const std::uint64_t> entries, std::uint8_t log512,
                         FileBlock base, std::unordered_set<std::uint64_t>& empty) {
@@ -136,7 +120,7 @@ std::uint64_t content_from_records(const BlockDescriptor& descriptor, std::span<
     if (record.kind != format::RecordKind::kTree || record.level >= format::kMaximumLevel) continue;
     if (descriptor.type == BlockType::kMapNode && record.level + 1 != descriptor.level) continue;
     for (std::uint64_t n = 0; n < std::min(slots_of(record), slots) && record.slot + n < slots; ++n) {
-      const Place place = place_of(descriptor.type, content, record.slot + n);
+      const SlotPlace place = slot_place(descriptor.type, content, record.slot + n);
       MapEntry entry = entry_of(record, n);
       if (descriptor.type == BlockType::kGraveyard) entry = entry.with_level(record.level);
       if (place.level != nullptr) {

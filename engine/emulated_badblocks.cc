@@ -168,7 +168,11 @@ Result<> EmulatedBadblocks::start(const std::string& directory) {
   return {};
 }
 
-Result<BadRanges> EmulatedBadblocks::listed() { return clip(TRY(read_list(listed_path_)), 0, mapping_.size_bytes); }
+Result<BadRanges> EmulatedBadblocks::listed() {
+  LockGuard guard(mutex_);
+  TRY(refresh_locked());
+  return clip(TRY(read_list(listed_path_)), 0, mapping_.size_bytes);
+}
 
 bool EmulatedBadblocks::is_poisoned(BlockNumber block) {
   LockGuard guard(mutex_);

@@ -50,7 +50,7 @@ class EmulatedBadblocks {
   // Path of the list that is watched.
   const std::string& listed_path() const { return listed_path_; }
 
-  // The content of POOL.badblocks now.
+  // The content of POOL.badblocks now. The mapping is up to date with both lists afterwards.
   Result<BadRanges> listed();
   // Whether the block is poisoned in the mapping.
   bool is_poisoned(BlockNumber block);

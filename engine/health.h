@@ -22,10 +22,10 @@ struct PoolHealth {
   HealthState state = HealthState::kGood;
   std::uint64_t lost_bytes = 0;   // data in use that cannot be read; once, however many own it
   std::uint64_t lost_blocks = 0;  // the blocks that these bytes are in
-  std::uint64_t quarantined_blocks =
-      0;                            // bad and out of use: nobody refers to them, and the device did not clear them yet
-  std::uint64_t reserved_blocks = 0;     // bad, in space that files have only reserved: it reads as zeros
-  std::uint64_t bad_copies = 0;     // of metadata, journal, superblocks, while the other copy serves
+  // Bad and out of use: nobody refers to them, and the device did not clear them yet.
+  std::uint64_t quarantined_blocks = 0;
+  std::uint64_t reserved_blocks = 0;  // bad, in space that files have only reserved: it reads as zeros
+  std::uint64_t bad_copies = 0;       // of metadata, journal, superblocks, while the other copy serves
   std::uint64_t metadata_lost = 0;  // metadata blocks that were found lost in both copies since the pool was opened
   bool power_lost = false;          // the platform lost power without flushing during the last use (engine/shutdown.h)
 };

@@ -114,37 +114,36 @@ std::vector<InodeNumber> InodeStates::forget_all() {
   return inodes;
 }
 
-void InodeStates::open_for_writing(InodeNumber inode) {
+template <class F>
+void InodeStates::change_pages(InodeNumber inode, F&& change) {
   Shard& shard = shard_of(inode);
   const LockGuard guard(shard.mutex);
   const auto it = shard.remembered.find(inode.value);
-  if (it == shard.remembered.end()) return;
-  ++it->second.pages.writers;
-  ++it->second.pages.openings;
+  if (it != shard.remembered.end()) change(it->second.pages);
+}
+
+void InodeStates::open_for_writing(InodeNumber inode) {
+  change_pages(inode, [](PageTrust& pages) {
+    ++pages.writers;
+    ++pages.openings;
+  });
 }
 
 void InodeStates::close_for_writing(InodeNumber inode) {
-  Shard& shard = shard_of(inode);
-  const LockGuard guard(shard.mutex);
-  const auto it = shard.remembered.find(inode.value);
-  if (it == shard.remembered.end()) return;
-  PageTrust& pages = it->second.pages;
-  // The last one's requests have all returned to their callers, so the kernel has dropped the pages they concern.
-  if (pages.writers > 0 && --pages.writers == 0) pages.may_be_old = false;
+  change_pages(inode, [](PageTrust& pages) {
+    // The last one's requests have all returned to their callers, so the kernel has dropped the pages they concern.
+    if (pages.writers > 0 && --pages.writers == 0) pages.may_be_old = false;
+  });
 }
 
 void InodeStates::note_change_behind_pages(InodeNumber inode) {
-  Shard& shard = shard_of(inode);
-  const LockGuard guard(shard.mutex);
-  const auto it = shard.remembered.find(inode.value);
-  if (it != shard.remembered.end() && it->second.pages.writers > 0) it->second.pages.may_be_old = true;
+  change_pages(inode, [](PageTrust& pages) {
+    if (pages.writers > 0) pages.may_be_old = true;
+  });
 }
 
 void InodeStates::note_failed_write(InodeNumber inode) {
-  Shard& shard = shard_of(inode);
-  const LockGuard guard(shard.mutex);
-  const auto it = shard.remembered.find(inode.value);
-  if (it != shard.remembered.end()) it->second.pages.write_failed = true;
+  change_pages(inode, [](PageTrust& pages) { pages.write_failed = true; });
 }
 
 std::optional<PageTrust> InodeStates::page_trust(InodeNumber inode) const {

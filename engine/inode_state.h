@@ -94,6 +94,10 @@ class InodeStates {
   std::optional<PageTrust> page_trust(InodeNumber inode) const;
 
  private:
+  // Calls `change` with the pages of an inode that the kernel remembers.
+  template <class F>
+  void change_pages(InodeNumber inode, F&& change);
+
   static constexpr std::size_t kShards = 16;
   static constexpr std::size_t kMaximumIdlePerShard = 4096;
   struct Remembered {

@@ -11,10 +11,20 @@
 
 namespace daxcow {
 
+inline const Block kZeroBlock{};
+
+// Every commit does this for each block it touches: in wide words, without calls or branches.
 inline std::uint64_t changed_lines(const Block& before, const Block& after) {
+  using Word = std::uint64_t __attribute__((vector_size(16), may_alias));
+  constexpr std::uint64_t kWords = kLineBytes / sizeof(Word);
+  static_assert(kWords == 4 && alignof(Block) % sizeof(Word) == 0);
+  const auto* a = reinterpret_cast<const Word*>(before.bytes);
+  const auto* b = reinterpret_cast<const Word*>(after.bytes);
   std::uint64_t mask = 0;
-  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line)
-    if (std::memcmp(before.bytes + line * kLineBytes, after.bytes + line * kLineBytes, kLineBytes) != 0) mask |= 1ull << line;
+  for (std::uint64_t line = 0; line < kLinesPerBlock; ++line, a += kWords, b += kWords) {
+    const Word difference = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+    mask |= static_cast<std::uint64_t>((difference[0] | difference[1]) != 0) << line;
+  }
   return mask;
 }
 

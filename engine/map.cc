@@ -42,11 +42,6 @@ SlotWindow slots_in(const Level& level, FileRange range) {
   return {(part.first - level.base) / span, (part.end() - level.base + span - 1) / span};
 }
 
-// The part of a leaf entry (a run of the entry's span) from `skip` blocks on.
-MapEntry advance(MapEntry entry, std::uint64_t skip) {
-  return MapEntry{entry.plain().raw + (skip << format::kEntryBlockShift)};
-}
-
 class Merger {  // of neighbouring segments
  public:
   explicit Merger(FunctionRef<bool(const Segment&)> visit) : visit_(visit) {}
@@ -187,10 +182,7 @@ class Editor {
     ++nodes_;
     const BlockNumber made = TRY(transaction_.allocate(BlockType::kMapNode, level.log512, fork_.kind));
     Block* node = TRY(transaction_.edit(made, BlockType::kMapNode));
-    if (entry.present()) {
-      const std::uint64_t span = blocks_spanned(static_cast<std::uint8_t>(level.log512 - 1));
-      for (std::uint64_t k = 0; k < kMapFanout; ++k) node->as<format::MapNode>()[k] = advance(entry, k * span).raw;
-    }
+    if (entry.present()) spell_out(entry, static_cast<std::uint8_t>(level.log512 - 1), node->as<format::MapNode>());
     level.entries[i] = MapEntry::node(made).raw;
     return node;
   }
@@ -371,7 +363,16 @@ Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange r
 }
 
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
-  return TRY(first_segment(reader, fork, {block, 1})).entry;
+  if (block >= FileBlock(fork.capacity())) return MapEntry{};
+  auto log512 = static_cast<std::uint8_t>(fork.level - 1);
+  MapEntry entry{fork.slots[block.value >> (log512 * format::kMapFanoutBits)]};
+  for (; entry.present() && entry.is_node(); --log512) {
+    if (log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+    const BlockPtr node = TRY(reader.read(entry.block(), BlockType::kMapNode));
+    const std::uint64_t index = block.value >> ((log512 - 1) * format::kMapFanoutBits);
+    entry = MapEntry{node->as<format::MapNode>()[index % kMapFanout]};
+  }
+  return entry.present() ? advance(entry, block.value % blocks_spanned(log512)) : MapEntry{};
 }
 
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {

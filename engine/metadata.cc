@@ -111,6 +111,11 @@ void Metadata::set_header_sequence(BlockNumber base, std::uint64_t sequence) { c
 void Metadata::set_next_chunk(BlockNumber base, BlockNumber next) { chunk_of(base)->next = next.value; }
 
 void Metadata::make_header(BlockNumber base, ChunkHeader& header) const {
+  describe_chunk(base, header);
+  header.crc = chunk_header_crc(header);
+}
+
+void Metadata::describe_chunk(BlockNumber base, ChunkHeader& header) const {
   const Chunk* chunk = chunk_of(base);
   CHECK(chunk != nullptr);
   std::memset(&header, 0, sizeof header);
@@ -118,9 +123,10 @@ void Metadata::make_header(BlockNumber base, ChunkHeader& header) const {
   header.self = base.value;
   header.next = chunk->next.load(std::memory_order_relaxed);
   header.sequence = chunk->sequence.load(std::memory_order_relaxed);
-  for (std::uint64_t i = 0; i < kChunkPayload; ++i)
-    header.blocks[i] = std::bit_cast<BlockDescriptor>(chunk->descriptors[i].load(std::memory_order_relaxed));
-  header.crc = chunk_header_crc(header);
+  for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
+    const std::uint64_t descriptor = chunk->descriptors[i].load(std::memory_order_relaxed);
+    std::memcpy(&header.blocks[i], &descriptor, sizeof descriptor);
+  }
 }
 
 std::optional<BlockNumber> Metadata::take_free() {
@@ -132,7 +138,7 @@ std::optional<BlockNumber> Metadata::take_free() {
 
 Result<BlockPtr> Metadata::read_copy(BlockNumber block, Copy copy) const {
   if (!is_described(block)) return fail(ErrorCode::kDamaged);
-  auto version = std::make_shared<Block>();
+  auto version = make_block_for_overwrite();
   const BlockNumber at = copy == Copy::kPrimary ? block : mirror_of(block);
   TRY(medium_.read(byte_offset(at), version->bytes));
   const BlockDescriptor expected = descriptor(block);

@@ -52,6 +52,8 @@ class Metadata final : public BlockReader {
   const std::vector<BlockNumber>& chunks() const { return chunk_list_; }
   // The header block of a chunk as it has to be on the medium now, CRC included.
   void make_header(BlockNumber base, format::ChunkHeader& header) const;
+  // The same without the CRC, for one that changes it.
+  void describe_chunk(BlockNumber base, format::ChunkHeader& header) const;
   void set_next_chunk(BlockNumber base, BlockNumber next);
   void set_header_sequence(BlockNumber base, std::uint64_t sequence);
 

@@ -41,8 +41,6 @@ OwnerRole role_of(BlockType type) {
   }
 }
 
-std::uint64_t pool_blocks(Store& store) { return store.superblock().pool_bytes / kBlockBytes; }
-
 }  // namespace
 
 const char* name_of(OwnerRole role) {
@@ -188,7 +186,7 @@ class OwnerSearch {
 };
 
 Result<OwnerSet> find_owners(Store& store, BlockReader& reader, BlockNumber block) {
-  if (block.value >= pool_blocks(store)) return fail(ErrorCode::kInvalid, "beyond the end of the pool");
+  if (block.value >= store.pool_blocks()) return fail(ErrorCode::kInvalid, "beyond the end of the pool");
   for (int attempt = 0; attempt < kRestarts; ++attempt) {
     OwnerSearch search(store, reader, block);
     if (TRY(search.run(kBatchRecords))) return search.take();
@@ -364,7 +362,7 @@ std::size_t OwnerSet::reference_count() const {
 namespace {
 
 bool is_superblock(Store& store, BlockNumber block) {
-  return block == format::kSuperblockPrimary || block.value == pool_blocks(store) - 1;
+  return block == format::kSuperblockPrimary || block.value == store.pool_blocks() - 1;
 }
 bool is_journal(BlockNumber block) { return BlockRun{format::kJournalChunk, format::kChunkBlocks}.contains(block); }
 
@@ -375,7 +373,7 @@ bool has_second_copy(Store& store, BlockNumber block) {
 }
 
 Result<BlockUse> classify(Store& store, BlockNumber block) {
-  if (block.value >= pool_blocks(store)) return fail(ErrorCode::kInvalid, "beyond the end of the pool");
+  if (block.value >= store.pool_blocks()) return fail(ErrorCode::kInvalid, "beyond the end of the pool");
   if (is_superblock(store, block)) return BlockUse::kSuperblock;
   if (is_journal(block)) return BlockUse::kJournal;
   const LockGuard guard(store.mutex);

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <string>
 
+#include "engine/check.h"
 #include "engine/poison_scrub.h"
 
 namespace daxcow {
@@ -41,7 +42,7 @@ Result<> Patrol::load_locked() {
   const BlockPtr roots = TRY(store_.read_consistent(
       [](BlockReader& reader) { return reader.read(format::kRootsBlock, format::BlockType::kRoots); }));
   record_ = roots->as<format::Roots>().scrub;
-  record_.position = std::min(record_.position, 2 * store_.superblock().pool_bytes / kBlockBytes);
+  record_.position = std::min(record_.position, 2 * store_.pool_blocks());
   if (record_.state > number(ScrubState::kPaused)) record_.state = number(ScrubState::kIdle);
   record_.started_seconds = std::clamp<std::int64_t>(record_.started_seconds, 0, now_seconds());
   loaded_ = true;
@@ -52,8 +53,8 @@ void Patrol::save_locked() {
   if (store_.read_only()) return;
   const auto saved = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     mutex_.assert_held();
-    TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))
-    ->as<format::Roots>().scrub = record_;
+    Block* roots = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots));
+    roots->as<format::Roots>().scrub = record_;
     return Step::kDone;
   });
   if (!saved && !std::exchange(save_failed_, true))
@@ -82,12 +83,16 @@ void Patrol::begin_locked(std::uint64_t bytes_per_second) {
   changed_locked();
 }
 
+Result<> Patrol::need_thread_locked() const {
+  if (serving_) return {};
+  return fail(ErrorCode::kUnsupported,
+              "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+}
+
 Result<> Patrol::begin(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
-  if (!thread_.joinable())
-    return fail(ErrorCode::kUnsupported,
-                "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+  TRY(need_thread_locked());
   if (is_running_locked()) return fail(ErrorCode::kBusy, "a scrub is running already");
   if (record_.state == number(ScrubState::kPaused)) {
     record_.state = number(ScrubState::kRunning);
@@ -114,9 +119,7 @@ Result<> Patrol::resume(std::optional<std::uint64_t> bytes_per_second) {
   const LockGuard guard(mutex_);
   TRY(load_locked());
   if (record_.state == number(ScrubState::kIdle)) return fail(ErrorCode::kInvalid, "no scrub is under way");
-  if (!thread_.joinable())
-    return fail(ErrorCode::kUnsupported,
-                "a scrub in the background needs a daemon, and the pool open for writing: mount it");
+  TRY(need_thread_locked());
   if (is_running_locked() && !bytes_per_second) return fail(ErrorCode::kInvalid, "the scrub is running already");
   record_.state = number(ScrubState::kRunning);
   if (bytes_per_second) record_.bytes_per_second = *bytes_per_second;
@@ -172,12 +175,16 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
   std::uint64_t orders = orders_, bytes_read = 0;
   Result<bool> ended = false;
   executing_ = true;
+  const auto is_over = [&] {  // for this pass: it was stopped, paused, or another was begun
+    mutex_.assert_held();
+    return !is_running_locked() || record_.position == 0;
+  };
   while (!stopping_) {
     lock.unlock();
     const auto blocks = pass.step();
     lock.lock();
     const bool told = orders_ != orders;
-    if (told && (!is_running_locked() || record_.position == 0)) break;  // stopped, paused, or begun anew
+    if (told && is_over()) break;
     orders = orders_;
     if (!blocks) {
       ended = std::unexpected(blocks.error());
@@ -221,7 +228,7 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
     };
     changed_.wait_for(lock, std::chrono::ceil<std::chrono::milliseconds>(due - now), told_to);
     if (orders_ != orders) {
-      if (!is_running_locked() || record_.position == 0) break;
+      if (is_over()) break;
       due = Clock::now();  // another rate
       orders = orders_;
     }
@@ -233,7 +240,7 @@ Result<bool> Patrol::execute(std::unique_lock<Mutex>& lock, const Progress& prog
   return ended;
 }
 
-void Patrol::work() {
+void Patrol::serve() {
   std::unique_lock lock(mutex_);
   mutex_.assert_held();
   while (!stopping_) {
@@ -256,23 +263,36 @@ void Patrol::work() {
       return stopping_ || orders_ != orders;
     });
   }
+  serving_ = false;
+  changed_.notify_all();
 }
 
-Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+Result<> Patrol::prepare(std::uint64_t bytes_per_second) {
   const LockGuard guard(mutex_);
   loaded_ = false;  // recovery may have brought another record
   TRY(load_locked());
   own_rate_ = bytes_per_second;
-  stopping_ = false;
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+  serving_ = true;
+  return {};
+}
+
+Result<> Patrol::start_thread(std::uint64_t bytes_per_second) {
+  TRY(prepare(bytes_per_second));
+  if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
   return {};
 }
 
 void Patrol::stop_thread() {
   {
-    const LockGuard guard(mutex_);
+    std::unique_lock lock(mutex_);
+    mutex_.assert_held();
     stopping_ = true;
     changed_.notify_all();
+    changed_.wait(lock, [&] {
+      mutex_.assert_held();
+      return !serving_ && !executing_;  // also a pass that somebody waits for
+    });
+    stopping_ = false;
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -283,11 +303,13 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   TRY(load_locked());
   changed_.wait(lock, [&] {
     mutex_.assert_held();
-    return !executing_ || !by_caller_ || stopping_;
+    return !executing_ || stopping_ || (is_running_locked() && !by_caller_);
   });
-  if (is_running_locked() && thread_.joinable())
+  if (is_running_locked() && serving_)
     return fail(ErrorCode::kBusy,
                 "a scrub is running in the background; see daxcow scrub --status, or end it with --stop");
+  if (stopping_) return fail(ErrorCode::kBusy, "the scrub was told to stop");
+  CHECK(!executing_);  // two that move one place would each leave out what the other reads
   by_caller_ = true;
   executing_ = true;  // the thread leaves it alone
   begin_locked(bytes_per_second);
@@ -295,7 +317,13 @@ Result<std::uint64_t> Patrol::run(std::uint64_t bytes_per_second, const Progress
   by_caller_ = false;
   if (!ended) return std::unexpected(ended.error());
   if (!*ended) return fail(ErrorCode::kBusy, "the scrub was told to stop");
-  return record_.blocks_found;
+  const std::uint64_t found = record_.blocks_found;
+  lock.unlock();
+  if (progress) {
+    const std::uint64_t total = blocks_to_scrub(store_);
+    progress(total, total);
+  }
+  return found;
 }
 
 }  // namespace daxcow

@@ -56,6 +56,9 @@ class Patrol {
   Result<> start_thread(std::uint64_t bytes_per_second);
   // Ends what is under way, to be gone on with, within the time of one read. Does nothing without a thread.
   void stop_thread();
+  // start_thread() for who has a thread already: after prepare(), it calls serve(), which returns in stop_thread().
+  Result<> prepare(std::uint64_t bytes_per_second);
+  void serve();
 
   // Begins a pass, or goes on with one that is paused, in the thread. kBusy if one is running; kUnsupported without
   // thread.
@@ -75,9 +78,9 @@ class Patrol {
  private:
   using Clock = std::chrono::steady_clock;
 
-  void work();
   Result<> load_locked() REQUIRES(mutex_);
   void save_locked() REQUIRES(mutex_);
+  Result<> need_thread_locked() const REQUIRES(mutex_);
   void begin_locked(std::uint64_t bytes_per_second) REQUIRES(mutex_);
   bool is_due_locked() const REQUIRES(mutex_);
   bool is_running_locked() const REQUIRES(mutex_);
@@ -94,6 +97,7 @@ class Patrol {
   std::uint64_t orders_ GUARDED_BY(mutex_) = 0;    // counts what the pass is told
   std::uint64_t own_rate_ GUARDED_BY(mutex_) = 0;  // of passes that begin by themselves
   double measured_rate_ GUARDED_BY(mutex_) = 0;    // bytes a second, of what is executing
+  bool serving_ GUARDED_BY(mutex_) = false;        // there is a thread, or there will be
   bool stopping_ GUARDED_BY(mutex_) = false;
   bool save_failed_ GUARDED_BY(mutex_) = false;  // said so already
   std::thread thread_;

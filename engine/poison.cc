@@ -9,7 +9,6 @@
 
 #include "engine/bad_range.h"
 #include "engine/check.h"
-#include "engine/poison_scrub.h"
 
 namespace daxcow {
 
@@ -22,8 +21,6 @@ constexpr auto kOperationsLimit = 1s;  // how long process_now() waits for opera
 constexpr int kWatchRetryMilliseconds = 5000;
 constexpr std::uint8_t kWholeBlock = 0xff;
 constexpr std::size_t kRecordsAtOnce = 32;  // ledger records in a transaction
-
-std::uint64_t pool_blocks(const Store& store) { return store.superblock().pool_bytes / kBlockBytes; }
 
 const char* describe_type(format::BlockType type) {
   switch (type) {
@@ -206,7 +203,7 @@ void Poison::pass() {
 Poison::Sectors Poison::look_at_suspects(Sectors& attend) {
   Sectors unreadable;
   for (const BlockRun& run : store_.take_suspects()) {
-    for (BlockNumber block = run.first; block < run.end() && block.value < pool_blocks(store_); ++block) {
+    for (BlockNumber block = run.first; block < run.end() && block.value < store_.pool_blocks(); ++block) {
       store_.medium().note_fault(block);
       if (const auto it = handled_.find(block); it != handled_.end()) {
         store_.ledger().set(block, it->second);  // as exactly as it is known
@@ -244,7 +241,7 @@ void Poison::read_device_list(Sectors& listed) {
   }
   list_failed_ = false;
   listed.clear();
-  for (const BadRange& range : clip(*ranges, 0, pool_blocks(store_) * kBlockBytes)) {
+  for (const BadRange& range : clip(*ranges, 0, store_.pool_blocks() * kBlockBytes)) {
     const std::uint64_t end = (range.offset_bytes + range.length_bytes + kSectorBytes - 1) / kSectorBytes;
     for (std::uint64_t sector = range.offset_bytes / kSectorBytes; sector < end; ++sector)
       listed[BlockNumber(sector / kSectorsPerBlock)] |= static_cast<std::uint8_t>(1u << sector % kSectorsPerBlock);
@@ -403,12 +400,6 @@ void Poison::note_healed(VolumeNumber volume, InodeNumber inode, std::uint64_t o
     mailbox_->healed.push_back({volume, inode, offset_bytes, length_bytes, block});
   }
   mailbox_->wake();
-}
-
-Result<std::uint64_t> Poison::scrub(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
-  const std::uint64_t found = TRY(scrub_store(store_, progress));
-  process_now();
-  return found;
 }
 
 Result<BlockReport> Poison::report(BlockNumber block, std::size_t owner_limit) {

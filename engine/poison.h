@@ -49,8 +49,11 @@ enum class Rescue {
   kAll,     // nobody has: it is what was in the block
 };
 
+// What an owner has of a bad block.
+LostRange lost_range(const OwnerRange& owner, BlockNumber block);
+
 // What the worker needs from the layers above. Called without any lock held, from the worker's thread or from the one
-// that called process_now(), scrub() or report(). May take gates and inode locks; must not call back into Poison,
+// that called process_now() or report(). May take gates and inode locks; must not call back into Poison,
 // except for note_healed() and report().
 class PoisonHost {
  public:
@@ -95,10 +98,6 @@ class Poison {
   // Cheap; any locks may be held.
   void note_healed(VolumeNumber volume, InodeNumber inode, std::uint64_t offset_bytes, std::uint64_t length_bytes,
                    BlockNumber block);
-
-  // Reads both copies of all metadata and every data block in use once, and handles what is bad. Returns the number of
-  // blocks found bad that nobody knew of.
-  Result<std::uint64_t> scrub(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress);
 
   // What a block is and whose; for tools.
   Result<BlockReport> report(BlockNumber block, std::size_t owner_limit);
@@ -151,7 +150,7 @@ class Poison {
 
   // poison_rescue.cc
   void rescue(BlockNumber block) REQUIRES(pass_mutex_);
-  void publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom);
+  void publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom) REQUIRES(pass_mutex_);
 
   // poison_clear.cc
   void mend(BlockNumber block) REQUIRES(pass_mutex_);
@@ -169,6 +168,8 @@ class Poison {
   void publish(Event event);
   // An event about a whole block.
   static Event event_of(EventKind kind, BlockNumber block);
+  // The same, and whom it concerns. The range is still the block's own.
+  Event event_of_owner(EventKind kind, BlockNumber block, VolumeNumber volume, InodeNumber inode);
 
   Store& store_;
   PoisonHost& host_;

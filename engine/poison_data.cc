@@ -34,6 +34,22 @@ std::string describe_range(std::uint64_t offset_bytes, std::uint64_t length_byte
 
 }  // namespace
 
+LostRange lost_range(const OwnerRange& owner, BlockNumber block) {
+  return {.volume = owner.volume,
+          .inode = owner.inode,
+          .offset_bytes = byte_offset(owner.first),
+          .length_bytes = owner.count * kBlockBytes,
+          .block = block};
+}
+
+Event Poison::event_of_owner(EventKind kind, BlockNumber block, VolumeNumber volume, InodeNumber inode) {
+  Event event = event_of(kind, block);
+  event.volume = host_.volume_name(volume);
+  event.inode = inode;
+  event.path = host_.path_of(volume, inode);
+  return event;
+}
+
 // One event for each stretch of bad bytes.
 void Poison::publish_found(const Sectors& bad) {
   BadRange found;
@@ -106,21 +122,14 @@ bool Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
   owners->for_each([&](VolumeNumber volume) { return host_.is_mounted(volume); },
                    [&](const OwnerRange& owner) {
                      if (!owner.unwritten && host_.is_remembered(owner.volume, owner.inode))
-                       host_.on_lost({.volume = owner.volume,
-                                      .inode = owner.inode,
-                                      .offset_bytes = byte_offset(owner.first),
-                                      .length_bytes = owner.count * kBlockBytes,
-                                      .block = block});
+                       host_.on_lost(lost_range(owner, block));
                      return true;
                    });
   return told != 0;
 }
 
 void Poison::publish_lost(BlockNumber block, std::uint8_t sectors, const OwnerRange& owner) {
-  Event event = event_of(EventKind::kDataLost, block);
-  event.volume = host_.volume_name(owner.volume);
-  event.inode = owner.inode;
-  event.path = host_.path_of(owner.volume, owner.inode);
+  Event event = event_of_owner(EventKind::kDataLost, block, owner.volume, owner.inode);
   for (const SectorRun& run : sector_runs(sectors)) {
     event.offset_bytes = byte_offset(owner.first) + run.first * kSectorBytes;
     event.length_bytes = run.count * kSectorBytes;
@@ -140,10 +149,7 @@ void Poison::publish_healed() {
   if (healed.empty()) return;
   record({}, [&](format::Roots& roots) { roots.blocks_healed += healed.size(); });
   for (const Mailbox::Healed& one : healed) {
-    Event event = event_of(EventKind::kDataHealed, one.block);
-    event.volume = host_.volume_name(one.volume);
-    event.inode = one.inode;
-    event.path = host_.path_of(one.volume, one.inode);
+    Event event = event_of_owner(EventKind::kDataHealed, one.block, one.volume, one.inode);
     event.offset_bytes = one.offset_bytes;
     event.length_bytes = one.length_bytes;
     event.text = "data healed: volume " + event.volume + ", " + event.path + ", " +

@@ -8,8 +8,8 @@
 //   late    they get it when they touch such a page
 //   none    nor are pages taken from the kernel that it still has
 //   error   reading what is lost fails with EIO (if nothing is said)
-//   zero    it reads as zeros, and that is logged: for caches and the like, whose users check what they read. Nobody is
-//   signalled
+//   zero    it reads as zeros, and that is logged: for caches and the like, whose users check what they read. Nobody
+//           is signalled
 #pragma once
 
 #include <optional>

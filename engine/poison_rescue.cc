@@ -3,8 +3,6 @@
 // A page of any owner in any mount will do, if it is known to be what was in the block: then all owners are given it,
 // and nobody has lost anything. If programs may have changed the page since it was read, it is still what they see of
 // their own file, so this owner keeps it, and the others are told of a loss.
-#include <algorithm>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,14 +16,6 @@ namespace {
 
 // Looking for a page costs some system calls; those who have lost something should hear of it soon.
 constexpr std::size_t kOwnersAsked = 32;
-
-LostRange page_of(const OwnerRange& owner, BlockNumber block) {
-  return {.volume = owner.volume,
-          .inode = owner.inode,
-          .offset_bytes = byte_offset(owner.first),
-          .length_bytes = kBlockBytes,
-          .block = block};
-}
 
 }  // namespace
 
@@ -43,7 +33,7 @@ void Poison::rescue(BlockNumber block) {
   std::vector<std::pair<OwnerRange, Block>> own_pages;
   for (const OwnerRange& owner : candidates) {
     Block content;
-    const Rescue whom = host_.read_page(page_of(owner, block), content);
+    const Rescue whom = host_.read_page(lost_range(owner, block), content);
     if (whom == Rescue::kOwner) own_pages.emplace_back(owner, content);
     if (whom != Rescue::kAll) continue;
     const auto moved = repoint(store_, block, content);
@@ -53,7 +43,7 @@ void Poison::rescue(BlockNumber block) {
     break;
   }
   for (const auto& [owner, content] : own_pages) {
-    const auto restored = host_.restore_page(page_of(owner, block), content);
+    const auto restored = host_.restore_page(lost_range(owner, block), content);
     if (restored && *restored) publish_rescued(block, owner, Rescue::kOwner);
     if (!restored)
       store_.log("a page of block " + std::to_string(block.value) +
@@ -63,10 +53,7 @@ void Poison::rescue(BlockNumber block) {
 
 void Poison::publish_rescued(BlockNumber block, const OwnerRange& owner, Rescue whom) {
   record({}, [](format::Roots& roots) { roots.blocks_healed += 1; });
-  Event event = event_of(EventKind::kDataRescued, block);
-  event.volume = host_.volume_name(owner.volume);
-  event.inode = owner.inode;
-  event.path = host_.path_of(owner.volume, owner.inode);
+  Event event = event_of_owner(EventKind::kDataRescued, block, owner.volume, owner.inode);
   event.offset_bytes = byte_offset(owner.first);
   event.text = "data rescued: block " + std::to_string(block.value) +
                " went bad, but the kernel still had the page: volume " + event.volume + ", " + event.path + ", byte " +

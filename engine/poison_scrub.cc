@@ -14,8 +14,6 @@ constexpr std::uint64_t kReadBlocks = 256;    // at once
 constexpr std::uint64_t kBatchBlocks = 4096;  // gathered under the mutex at a time
 constexpr std::size_t kBatchPieces = 256;
 
-std::uint64_t pool_blocks(const Store& store) { return store.superblock().pool_bytes / kBlockBytes; }
-
 template <class T>
 bool is_damaged(const Result<T>& read) {
   return !read && read.error().code != ErrorCode::kPoisoned;  // poison was found already
@@ -25,14 +23,14 @@ bool is_damaged(const Result<T>& read) {
 
 std::uint64_t blocks_to_scrub(Store& store) {
   const LockGuard guard(store.mutex);
-  const std::uint64_t all = pool_blocks(store);
+  const std::uint64_t all = store.pool_blocks();
   const std::uint64_t unused = store.space().free_blocks() + store.retired_blocks() + store.spare_blocks();
   return all - std::min(all, unused);
 }
 
 ScrubPass::ScrubPass(Store& store, std::uint64_t place)
     : store_(store),
-      pool_blocks_(pool_blocks(store)),
+      pool_blocks_(store.pool_blocks()),
       place_(std::min(place, 2 * pool_blocks_)),
       gathered_(place_),
       buffer_(kReadBlocks * kBlockBytes) {}
@@ -104,32 +102,25 @@ void ScrubPass::read_run(BlockRun run) {
 
 void ScrubPass::read_chunk(BlockNumber base) {
   read_run({base, format::kChunkBlocks});
-  // A copy that a commit is changing now fails here and passes when it is checked again under the mutex.
-  for (const Copy copy : {Copy::kPrimary, Copy::kMirror}) {
-    if (is_damaged(store_.metadata().verify_header_copy(base, copy))) report({base, copy});
-    for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
-      if (store_.metadata().descriptor(base + i).type == BlockType::kFree) continue;
-      if (is_damaged(store_.metadata().read_copy(base + i, copy))) report({base + i, copy});
-    }
-  }
+  for (const Copy copy : {Copy::kPrimary, Copy::kMirror})
+    for (std::uint64_t i = 0; i <= format::kChunkPayload; ++i) verify({base + i, copy});
 }
 
-void ScrubPass::report(BadCopy copy) {
+void ScrubPass::verify(BadCopy copy) {
+  const auto is_bad = [&] {
+    Metadata& metadata = store_.metadata();
+    if (copy.block == Metadata::chunk_base(copy.block)) return is_damaged(metadata.verify_header_copy(copy.block, copy.copy));
+    if (metadata.descriptor(copy.block).type == BlockType::kFree) return false;
+    return is_damaged(metadata.read_copy(copy.block, copy.copy));
+  };
+  if (!is_bad()) return;
+  {
+    // A copy that a commit was changing failed for that reason, and is good now.
+    const LockGuard guard(store_.mutex);
+    if (!is_bad()) return;
+  }
   ++found_;
   store_.bad_copy(copy);
-}
-
-Result<std::uint64_t> scrub_store(Store& store,
-                                  const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
-  ScrubPass pass(store);
-  const std::uint64_t total = blocks_to_scrub(store);
-  std::uint64_t done = 0;
-  while (const std::uint64_t blocks = TRY(pass.step())) {
-    done += blocks;
-    if (progress) progress(std::min(done, total), total);
-  }
-  if (progress) progress(total, total);
-  return pass.found();
 }
 
 }  // namespace daxcow

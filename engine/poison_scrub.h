@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "engine/block.h"
@@ -43,7 +42,7 @@ class ScrubPass {
   void read_chunk(BlockNumber base);
   bool read_blocks(BlockRun run);
   void suspect(BlockNumber block);
-  void report(BadCopy copy);
+  void verify(BadCopy copy) EXCLUDES(store_.mutex);
 
   Store& store_;
   const std::uint64_t pool_blocks_;
@@ -53,11 +52,6 @@ class ScrubPass {
   std::vector<std::byte> buffer_;
   std::uint64_t found_ = 0;
 };
-
-// A whole pass. Returns what it found.
-Result<std::uint64_t> scrub_store(Store& store,
-                                  const std::function<void(std::uint64_t done, std::uint64_t total)>& progress)
-    EXCLUDES(store.mutex);
 
 // Blocks that a whole pass reads, about.
 std::uint64_t blocks_to_scrub(Store& store) EXCLUDES(store.mutex);

@@ -50,6 +50,7 @@ Result<> make_volume_zero(Store& store) {
 }
 
 constexpr auto kLazyInterval = std::chrono::seconds(5);
+constexpr auto kBurialInterval = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -137,8 +138,7 @@ Pool::~Pool() {
   state_->poison.stop();
   if (!store_->read_only()) {
     auto done = store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
-      ->as<format::Roots>().in_use = 0;
+      TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().in_use = 0;
       return Step::kDone;
     });
     if (!done) store_->log("closing the pool: " + describe(done.error()));
@@ -146,8 +146,7 @@ Pool::~Pool() {
   state_.reset();
 }
 
-// --- state
-// -------------------------------------------------------------------------------------------------------------
+// --- state -----------------------------------------------------------------------------------------------------------
 
 Pool::State::State(Store& pool_store, PoolOptions pool_options)
     : store(pool_store),
@@ -241,8 +240,7 @@ void Pool::State::ledger_grew() {
 Result<> Pool::State::note_opening() {
   const auto identity = store.medium().identity();
   return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))
-    ->as<format::Roots>();
+    auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
     ++roots.mount_count;
     roots.in_use = 1;
     note_device(roots, identity);
@@ -263,8 +261,7 @@ void Pool::State::tell_shutdown() {
   store.events().publish(std::move(event));
 }
 
-// --- background
-// --------------------------------------------------------------------------------------------------------
+// --- background ------------------------------------------------------------------------------------------------------
 
 void Pool::State::start_background() {
   background_thread = std::thread([this] { background(); });
@@ -280,14 +277,23 @@ void Pool::State::stop_background() {
 }
 
 void Pool::State::background() {
+  using Clock = std::chrono::steady_clock;
+  auto times_due = Clock::now() + kLazyInterval;
   std::unique_lock lock(background_mutex);
   while (!background_stop) {
+    // Those who delete one file mostly delete another: not a thread switch for each.
+    if (background_work) background_wake.wait_for(lock, kBurialInterval, [this] { return background_stop; });
     const bool work = std::exchange(background_work, false);
     lock.unlock();
     if (work) empty_graveyard();
-    commit_lazy_times();
+    if (Clock::now() >= times_due) {  // which looks at every inode that is known
+      commit_lazy_times();
+      times_due = Clock::now() + kLazyInterval;
+    }
     lock.lock();
-    background_wake.wait_for(lock, kLazyInterval, [this] { return background_stop || background_work; });
+    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(times_due - Clock::now());
+    background_wake.wait_for(lock, std::max(rest, std::chrono::milliseconds(1)),
+                             [this] { return background_stop || background_work; });
   }
 }
 
@@ -351,11 +357,10 @@ void Pool::settle() {
   state_->poison.process_now();
 }
 
-// --- poison and statistics
-// -----------------------------------------------------------------------------------------------
+// --- poison and statistics -------------------------------------------------------------------------------------------
 
 Result<BlockReport> Pool::report(BlockNumber block, std::size_t owner_limit) {
-  if (block.value >= store_->superblock().pool_bytes / kBlockBytes)
+  if (block.value >= store_->pool_blocks())
     return fail(ErrorCode::kRange, "block " + std::to_string(block.value) + " is beyond the end of the pool");
   return state_->poison.report(block, owner_limit);
 }
@@ -371,6 +376,8 @@ void Pool::set_poison_observer(PoisonObserver* observer) {
   const LockGuard guard(state_->observer_mutex);
   state_->observer = observer;
 }
+
+Result<std::vector<BadRange>> Pool::bad_ranges() { return store_->medium().bad_ranges(); }
 
 void Pool::suspect(BlockRun run) { store_->suspect(run); }
 

@@ -145,6 +145,8 @@ class Pool {
   // Every block of the ledger, with its owners.
   Result<std::vector<BlockReport>> poison_list(std::size_t owner_limit = 1000);
   void set_poison_observer(PoisonObserver* observer);
+  // What the device lists as bad now, known or not. When this returns, the mapping fails where the device does.
+  Result<std::vector<BadRange>> bad_ranges();
   // Something failed at this block (a system call that read the mapping returned EFAULT): looks at it soon. Does not wait.
   void suspect(BlockRun run);
   // Reads every metadata copy and every data block in use once, at most that many bytes a second (0: no bound); finds

@@ -37,7 +37,7 @@ Result<Block*> RawEditor::edit(BlockNumber block, BlockType type) {
   }
   BlockPtr before = TRY(metadata_.read(block, type));
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>(*before);
+  dirty.copy = copy_block(*before);
   dirty.before = std::move(before);
   dirty.descriptor = metadata_.descriptor(block);
   return dirty_.emplace(block.value, std::move(dirty)).first->second.copy.get();
@@ -48,7 +48,7 @@ Result<BlockNumber> RawEditor::allocate(BlockType type, std::uint8_t level, form
   if (!block) return fail(ErrorCode::kNeedChunk);
   taken_.push_back(*block);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>();
+  dirty.copy = make_block();
   dirty.descriptor = BlockDescriptor{type, level, leaf_kind, 0, 0};
   dirty.is_new = true;
   dirty_.insert_or_assign(block->value, std::move(dirty));
@@ -69,7 +69,7 @@ BlockDescriptor RawEditor::descriptor(BlockNumber block) const {
 void RawEditor::put(BlockNumber block, const BlockDescriptor& descriptor, const Block& content) {
   if (metadata_.descriptor(block).type == BlockType::kFree) metadata_.withdraw_free(block);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>(content);
+  dirty.copy = copy_block(content);
   dirty.descriptor = descriptor;
   dirty_.insert_or_assign(block.value, std::move(dirty));
 }
@@ -77,7 +77,7 @@ void RawEditor::put(BlockNumber block, const BlockDescriptor& descriptor, const 
 void RawEditor::describe(BlockNumber block, const BlockDescriptor& descriptor, const Block& content) {
   put(block, descriptor, content);
   Dirty& dirty = dirty_[block.value];
-  dirty.before = std::make_shared<Block>(content);
+  dirty.before = copy_block(content);
   dirty.described = true;
 }
 

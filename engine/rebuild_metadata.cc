@@ -41,7 +41,7 @@ Result<> rebuild_from_records(Store& store, BlockNumber block, const BlockDescri
     if (record.kind == format::RecordKind::kTree && record.source == block.value) records.push_back(record);
     return true;
   }));
-  auto content = std::make_shared<Block>();
+  auto content = make_block();
   content_from_records(descriptor, records, *content);
   const auto is_proved = [&] { return block_crc(block, descriptor, *content) == descriptor.crc; };
   if (!is_proved() && descriptor.leaf_kind == format::LeafKind::kInodes && descriptor.level == 1)
@@ -70,7 +70,7 @@ Result<std::vector<ReverseRecord>> implied_records(Store& store, const ReverseMa
       for (const ReverseRecord& record : records_of(source, descriptor.type, descriptor.level, *content)) add(record);
     }
   }
-  for_each_system_record(metadata.chunks(), store.superblock().pool_bytes / kBlockBytes, add);
+  for_each_system_record(metadata.chunks(), store.pool_blocks(), add);
   for (const auto& [bad, sectors] : store.ledger().all()) add(ledger_record(bad, sectors));
   return records;
 }
@@ -84,8 +84,7 @@ Result<> rebuild_leaf(Store& store, BlockNumber leaf) REQUIRES(store.mutex) {
     std::erase_if(records, [](const ReverseRecord& record) { return record.kind == format::RecordKind::kLedger; });
   if (records.size() != keys->count) return fail(ErrorCode::kDamaged);
   return store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-    auto& content = TRY(transaction.remake(leaf))
-    ->as<format::ReverseLeaf>();
+    auto& content = TRY(transaction.remake(leaf))->as<format::ReverseLeaf>();
     for (unsigned slot = 0; slot < records.size(); ++slot) reverse_leaf::put(content, slot, records[slot]);
     return Step::kDone;
   });

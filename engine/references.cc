@@ -1,7 +1,9 @@
 #include "engine/references.h"
 
+#include <bit>
 #include <cstring>
 
+#include "engine/lines.h"
 
 namespace daxcow {
 
@@ -10,8 +12,6 @@ using format::InodeRecord;
 using format::ReverseRecord;
 
 namespace {
-
-const Block kNoReferences{};  // all zero: no slot of any type is present
 
 SlotView inode_slot(const InodeRecord& inode, std::uint64_t slot) {
   const bool attributes = slot >= format::kRootSlots;
@@ -79,13 +79,10 @@ class SlotReader {
 struct ByteRange {
   std::uint64_t first = 0, end = 0;
 };
-ByteRange changed_bytes(const Block& before, const Block& after) {
-  ByteRange range{0, kBlockBytes};
-  while (range.first < range.end && std::memcmp(before.bytes + range.first, after.bytes + range.first, kLineBytes) == 0)
-    range.first += kLineBytes;
-  while (range.end > range.first && std::memcmp(before.bytes + range.end - kLineBytes, after.bytes + range.end - kLineBytes, kLineBytes) == 0)
-    range.end -= kLineBytes;
-  return range;
+ByteRange bytes_of(std::uint64_t lines) {
+  if (lines == 0) return {};
+  return {static_cast<std::uint64_t>(std::countr_zero(lines)) * kLineBytes,
+          (kLinesPerBlock - static_cast<std::uint64_t>(std::countl_zero(lines))) * kLineBytes};
 }
 
 // Most of an inode block's inodes are the same as before, and a glance at the bytes says so.
@@ -121,6 +118,10 @@ void split_changes(const std::vector<ReverseRecord>& before, const std::vector<R
 
 }  // namespace
 
+void spell_out(MapEntry entry, std::uint8_t log512, format::MapNode& node) {
+  for (std::uint64_t i = 0; i < format::kMapFanout; ++i) node[i] = advance(entry, i * blocks_spanned(log512)).raw;
+}
+
 bool holds_references(BlockType type) {
   return type == BlockType::kRoots || type == BlockType::kMapNode || type == BlockType::kInodes || type == BlockType::kGraveyard;
 }
@@ -153,14 +154,13 @@ SlotView slot_at(BlockType type, std::uint8_t node_level, const Block& content, 
   }
 }
 
-std::uint64_t& raw_slot(BlockType type, Block& content, std::uint64_t slot) {
-  const auto inode_entry = [](InodeRecord& inode, std::uint64_t index) -> std::uint64_t& {
-    return index < format::kRootSlots ? inode.data[index] : inode.attributes[index - format::kRootSlots];
-  };
-  if (type == BlockType::kRoots) return inode_entry(content.as<format::Roots>().volume_zero, slot);
-  if (type == BlockType::kInodes)
-    return inode_entry(content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode], slot % format::kSlotsPerInode);
-  return content.as<format::MapNode>()[slot];
+SlotPlace slot_place(BlockType type, Block& content, std::uint64_t slot) {
+  if (type == BlockType::kMapNode || type == BlockType::kGraveyard) return {&content.as<format::MapNode>()[slot], nullptr};
+  InodeRecord& inode = type == BlockType::kRoots ? content.as<format::Roots>().volume_zero
+                                                 : content.as<format::InodeBlock>().inodes[slot / format::kSlotsPerInode];
+  const std::uint64_t index = slot % format::kSlotsPerInode;
+  if (index < format::kRootSlots) return {&inode.data[index], &inode.data_level};
+  return {&inode.attributes[index - format::kRootSlots], &inode.attribute_level};
 }
 
 ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask) {
@@ -181,13 +181,13 @@ std::vector<ReverseRecord> records_of(BlockNumber source, BlockType type, std::u
   return records;
 }
 
-void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level, const Block* before, const Block* after,
-                    RecordChanges& changes) {
-  const SlotReader old_reader(type, node_level, before ? *before : kNoReferences);
-  const SlotReader new_reader(type, node_level, after ? *after : kNoReferences);
+void append_changes(BlockNumber source, BlockType type, std::uint8_t node_level, const Block& before, const Block& after,
+                    std::uint64_t lines, RecordChanges& changes) {
+  const SlotReader old_reader(type, node_level, before);
+  const SlotReader new_reader(type, node_level, after);
   const std::uint64_t group = group_slots(type);
   std::vector<ReverseRecord> old_records, new_records;
-  const ByteRange changed = changed_bytes(before ? *before : kNoReferences, after ? *after : kNoReferences);
+  const ByteRange changed = bytes_of(lines);
   for (std::uint64_t begin = 0; begin < slot_count(type); begin += group) {
     if (!may_have_changed(type, begin, changed)) continue;
     const std::uint64_t end = begin + group;

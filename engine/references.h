@@ -44,6 +44,14 @@ struct MapEntry {
 // Blocks of a file that an entry spans, by log512.
 constexpr std::uint64_t blocks_spanned(std::uint8_t log512) { return 1ull << (log512 * format::kMapFanoutBits); }
 
+// The part of a leaf entry (a run of the entry's span) from `skip` blocks on.
+inline MapEntry advance(MapEntry entry, std::uint64_t skip) {
+  return MapEntry{entry.plain().raw + (skip << format::kEntryBlockShift)};
+}
+
+// Fills a node with what one leaf entry stands for. Each slot of the node spans 512^log512 blocks, the entry 512 times that.
+void spell_out(MapEntry entry, std::uint8_t log512, format::MapNode& node);
+
 // True for types whose blocks hold references.
 bool holds_references(format::BlockType type);
 
@@ -57,8 +65,13 @@ struct SlotView {
 };
 SlotView slot_at(format::BlockType type, std::uint8_t node_level, const Block& content, std::uint64_t slot);
 
-// The entry at a slot that slot_at() finds present, for changing.
-std::uint64_t& raw_slot(format::BlockType type, Block& content, std::uint64_t slot);
+// A slot for changing: its entry, and the level of the root that it belongs to (null in nodes, which have theirs in the
+// descriptor).
+struct SlotPlace {
+  std::uint64_t* entry = nullptr;
+  std::uint8_t* level = nullptr;
+};
+SlotPlace slot_place(format::BlockType type, Block& content, std::uint64_t slot);
 
 // All records of a block.
 std::vector<format::ReverseRecord> records_of(BlockNumber source, format::BlockType type, std::uint8_t node_level,
@@ -73,9 +86,9 @@ struct RecordChanges {
   // Same key, other length: .first as it was, .second as it will be.
   std::vector<std::pair<format::ReverseRecord, format::ReverseRecord>> replaced;
 };
-// Appends the difference between two versions of a block of the same type and level. A null pointer stands for a block
-// without references (new or freed).
-void append_changes(BlockNumber source, format::BlockType type, std::uint8_t node_level, const Block* before,
-                    const Block* after, RecordChanges& changes);
+// Appends the difference between two versions of a block of the same type and level. A block of zeros has no references
+// (new or freed). `lines`: where they differ (engine/lines.h).
+void append_changes(BlockNumber source, format::BlockType type, std::uint8_t node_level, const Block& before,
+                    const Block& after, std::uint64_t lines, RecordChanges& changes);
 
 }  // namespace daxcow

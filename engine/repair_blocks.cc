@@ -109,8 +109,7 @@ class LostBlocks {
     zero.flags = static_cast<std::uint32_t>(format::InodeFlag::kVolume);
   }
 
-  // --- inodes that only their names tell of
-  // ----------------------------------------------------------------------------
+  // --- inodes that only their names tell of --------------------------------------------------------------------------
 
   Result<> add_inodes_with_names() {
     if (inode_blocks_.empty()) return {};

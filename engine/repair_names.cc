@@ -95,8 +95,7 @@ class VolumeRepair {
                                       [&](Transaction& transaction) -> Result<Step> { return body(transaction); });
   }
 
-  // --- looking
-  // -----------------------------------------------------------------------------------------------------------
+  // --- looking -------------------------------------------------------------------------------------------------------
 
   Result<> for_each_block(const Fork& fork, BlockType type, FunctionRef<Result<>(FileBlock, const Block&)> visit) {
     Result<> outcome;
@@ -206,8 +205,7 @@ class VolumeRepair {
     return state_.load_orphans();
   }
 
-  // --- shape
-  // -------------------------------------------------------------------------------------------------------------
+  // --- shape ---------------------------------------------------------------------------------------------------------
 
   Result<> add_reserved(InodeNumber number, std::uint32_t mode) {
     const auto present = state_.table.read(reader(), number);
@@ -439,8 +437,7 @@ class VolumeRepair {
     return made;
   }
 
-  // --- counts and links upwards
-  // --------------------------------------------------------------------------------------------
+  // --- counts and links upwards --------------------------------------------------------------------------------------
 
   Result<> correct_counts(std::uint64_t number, const Inode& inode) {
     if (is_reserved(number) && number != format::kRootInode.value) return {};

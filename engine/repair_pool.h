@@ -65,8 +65,7 @@ class RepairPool {
 // "map node, block 1234"
 std::string block_place(format::BlockType type, BlockNumber block);
 
-// --- the steps, in their order
-// -------------------------------------------------------------------------------------------
+// --- the steps, in their order ---------------------------------------------------------------------------------------
 
 // repair_superblock.cc: the superblock that describes the pool, written to where its copies belong. kNotAPool and
 // kDamaged if there is nothing to make one from.

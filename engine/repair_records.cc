@@ -81,8 +81,7 @@ class Records {
     for_each_system_record(pool_.metadata.chunks(), pool_.pool_blocks, visit);
   }
 
-  // --- leaves
-  // ----------------------------------------------------------------------------------------------------------
+  // --- leaves --------------------------------------------------------------------------------------------------------
 
   struct Found {
     RecordKey smallest, largest;
@@ -169,8 +168,7 @@ class Records {
     return map_.insert(pool_.editor, wanted);
   }
 
-  // --- the difference
-  // --------------------------------------------------------------------------------------------------
+  // --- the difference ------------------------------------------------------------------------------------------------
 
   Result<> compare(std::uint64_t slice, std::uint64_t slices) {
     std::vector<ReverseRecord> wanted, present;
@@ -235,8 +233,7 @@ class Records {
     return {};
   }
 
-  // --- room
-  // ------------------------------------------------------------------------------------------------------------
+  // --- room ----------------------------------------------------------------------------------------------------------
 
   // Which stretches of 2 MiB no reference and no bad block touches.
   void find_untouched() {

@@ -87,8 +87,7 @@ class Claims {
   std::unordered_set<std::uint64_t> met_;
 };
 
-// --- pruning
-// -----------------------------------------------------------------------------------------------------------
+// --- pruning ---------------------------------------------------------------------------------------------------------
 
 struct Below {
   std::uint64_t leaves = 0;
@@ -154,8 +153,7 @@ class Pruning {
     Below below = kHole;
   };
 
-  // --- entries
-  // -----------------------------------------------------------------------------------------------------------
+  // --- entries -------------------------------------------------------------------------------------------------------
 
   // Prunes entries (copies of those in `place`'s block, from its slot on) and what is below.
   Result<Below> prune_entries(const Visit& visit, const SlotPlace& place, std::span<const std::uint64_t> entries,
@@ -303,8 +301,7 @@ class Pruning {
     return below;
   }
 
-  // --- inodes
-  // ------------------------------------------------------------------------------------------------------------
+  // --- inodes --------------------------------------------------------------------------------------------------------
 
   Result<Below> prune_inodes(const Visit& visit, BlockNumber block, FileBlock at) {
     Below below{1, true, false};
@@ -330,20 +327,17 @@ class Pruning {
   Result<> write_inode(const InodePlace& place, const InodeRecord& inode) {
     if (dry_) return {};
     if (place.block == format::kRootsBlock) {
-      TRY(pool_.editor.edit(place.block, BlockType::kRoots))
-      ->as<format::Roots>().volume_zero = inode;
+      TRY(pool_.editor.edit(place.block, BlockType::kRoots))->as<format::Roots>().volume_zero = inode;
       return {};
     }
-    TRY(pool_.editor.edit(place.block, BlockType::kInodes))
-    ->as<format::InodeBlock>().inodes[place.index] = inode;
+    TRY(pool_.editor.edit(place.block, BlockType::kInodes))->as<format::InodeBlock>().inodes[place.index] = inode;
     return {};
   }
 
   Result<InodeRecord> read_inode(const InodePlace& place) {
     if (place.block == format::kRootsBlock) return TRY(pool_.editor.read(place.block, BlockType::kRoots))
-    ->as<format::Roots>().volume_zero;
-    return TRY(pool_.editor.read(place.block, BlockType::kInodes))
-    ->as<format::InodeBlock>().inodes[place.index];
+        ->as<format::Roots>().volume_zero;
+    return TRY(pool_.editor.read(place.block, BlockType::kInodes))->as<format::InodeBlock>().inodes[place.index];
   }
 
   std::string where(const InodePlace& place) {
@@ -462,8 +456,7 @@ class Pruning {
     return {};
   }
 
-  // --- what is buried
-  // ----------------------------------------------------------------------------------------------------
+  // --- what is buried ------------------------------------------------------------------------------------------------
 
   LeafKind kind_from_block(MapEntry entry) const {
     const BlockDescriptor descriptor = pool_.editor.descriptor(entry.block());
@@ -512,8 +505,7 @@ class Pruning {
     if (generation_limit_ == 0 && highest_generation_ != 0) limit = highest_generation_ + 1;
     if (limit == generation_limit_) return {};
     constexpr std::uint64_t kBatch = 4096;
-    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))
-    ->as<format::Roots>().generation_limit = limit + kBatch;
+    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().generation_limit = limit + kBatch;
     return {};
   }
 

@@ -42,19 +42,16 @@ Result<> move_reference(Transaction& transaction, Place place, BlockNumber from,
   const std::uint64_t length = blocks_spanned(view.log512);
   if (!view.entry.present() || view.entry.is_node() || from < view.entry.block() || from - view.entry.block() >= length)
     return fail(ErrorCode::kDamaged, "a reverse map record and its slot differ");
-  std::uint64_t* slot = &raw_slot(descriptor.type, *content, place.slot);
-  BlockNumber first = view.entry.block();
-  for (std::uint8_t log512 = view.log512; log512 > 0; --log512) {
-    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode, log512, format::LeafKind::kData));
-    auto& node = TRY(transaction.edit(made, format::BlockType::kMapNode))
-    ->as<format::MapNode>();
-    const std::uint64_t span = blocks_spanned(static_cast<std::uint8_t>(log512 - 1));
-    for (std::uint64_t i = 0; i < format::kMapFanout; ++i)
-      node[i] = MapEntry::leaf(first + i * span, view.entry.unwritten()).raw;
+  std::uint64_t* slot = slot_place(descriptor.type, *content, place.slot).entry;
+  MapEntry entry = view.entry.plain();
+  for (std::uint8_t log512 = view.log512; log512-- > 0;) {
+    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode, static_cast<std::uint8_t>(log512 + 1),
+                                                      format::LeafKind::kData));
+    auto& node = TRY(transaction.edit(made, format::BlockType::kMapNode))->as<format::MapNode>();
+    spell_out(entry, log512, node);
     *slot = MapEntry::node(made).raw;
-    const std::uint64_t index = (from - first) / span;
-    slot = &node[index];
-    first = first + index * span;
+    slot = &node[(from - entry.block()) / blocks_spanned(log512)];
+    entry = MapEntry{*slot};
   }
   *slot = MapEntry::leaf(to, view.entry.unwritten()).raw;
   return {};

@@ -97,8 +97,7 @@ void prefetch(const Block& block) {
 }
 
 Result<ReverseLeaf*> edit_leaf(BlockEditor& editor, BlockNumber block) {
-  return &TRY(editor.edit(block, format::BlockType::kReverseLeaf))
-  ->as<ReverseLeaf>();
+  return &TRY(editor.edit(block, format::BlockType::kReverseLeaf))->as<ReverseLeaf>();
 }
 
 }  // namespace

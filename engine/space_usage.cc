@@ -71,7 +71,8 @@ class Measurement {
       data_.push_back({first.value, first.value + count, exclusive});
       return;
     }
-    for (std::uint64_t i = 0; i < count; ++i)
+    // Metadata lies in chunks; in a damaged map a large page of data may begin there.
+    for (std::uint64_t i = 0; i < std::min(count, format::kChunkBlocks); ++i)
       frontier_[rank_of(store_.metadata().descriptor(first + i))][first + i] += exclusive ? 1 : 0;
   }
 

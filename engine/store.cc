@@ -148,7 +148,7 @@ Result<> Store::begin_writing(OverlayMedium& overlay) {
 // A copy that fails its check is written again from the other one: the next damage may hit that. What cannot be read at all
 // is left to the reaction to poison.
 Result<> Store::renew_superblocks() {
-  for (const BlockNumber copy : {format::kSuperblockPrimary, second_superblock(superblock_.pool_bytes / kBlockBytes)}) {
+  for (const BlockNumber copy : {format::kSuperblockPrimary, second_superblock(pool_blocks())}) {
     const auto wanted = std::as_bytes(std::span(&superblock_, 1));
     Superblock found;
     if (!medium_->read(byte_offset(copy), std::as_writable_bytes(std::span(&found, 1)))) continue;
@@ -179,12 +179,11 @@ Result<> Store::recover(Journal::Copies copies) {
 }
 
 Result<> Store::scan() {
-  const std::uint64_t pool_blocks = superblock_.pool_bytes / kBlockBytes;
   for (const BlockNumber base : metadata_.chunks()) {
     for (std::uint64_t i = 1; i <= format::kChunkPayload; ++i) {
       if (metadata_.descriptor(base + i).type != BlockType::kReverseLeaf) continue;
       const BlockPtr leaf = TRY(metadata_.read(base + i, BlockType::kReverseLeaf));
-      TRY(reverse_map_.add_leaf(base + i, leaf->as<format::ReverseLeaf>(), pool_blocks));
+      TRY(reverse_map_.add_leaf(base + i, leaf->as<format::ReverseLeaf>(), pool_blocks()));
     }
   }
   TRY(reverse_map_.finish_open());
@@ -200,7 +199,7 @@ Result<> Store::scan() {
     position = std::max(position, record.first + record.length_blocks);
     return true;
   }));
-  free_up_to(pool_blocks);
+  free_up_to(pool_blocks());
   take_spare_chunk();
   return {};
 }
@@ -211,7 +210,7 @@ Result<> Store::check_own_blocks() const {
     mutex.assert_held();
     return is_free({first, count});
   };
-  bool any = free(format::kSuperblockPrimary, 1) || free(second_superblock(superblock_.pool_bytes / kBlockBytes), 1) ||
+  bool any = free(format::kSuperblockPrimary, 1) || free(second_superblock(pool_blocks()), 1) ||
              free(format::kJournalChunk, kChunkBlocks);
   for (const BlockNumber base : metadata_.chunks()) any |= free(base, kChunkBlocks);
   if (any)
@@ -347,7 +346,7 @@ Result<Store::Reservation> Store::reserve(BlockNumber goal, std::uint64_t wanted
 
 // Chunk by chunk: their list may grow meanwhile.
 bool Store::holds_data(BlockRun run) const {
-  const BlockNumber last = second_superblock(superblock_.pool_bytes / kBlockBytes);
+  const BlockNumber last = second_superblock(pool_blocks());
   if (run.count == 0 || run.first == format::kSuperblockPrimary || run.first >= last || run.count > last - run.first)
     return false;
   for (std::uint64_t base = run.first.value / kChunkBlocks * kChunkBlocks; base < run.end().value; base += kChunkBlocks)

@@ -123,6 +123,7 @@ class Store {
   Journal& journal() { return journal_; }
   EventLog& events() { return events_; }
   const format::Superblock& superblock() const { return superblock_; }
+  std::uint64_t pool_blocks() const { return superblock_.pool_bytes / kBlockBytes; }
   bool read_only() const { return read_only_.load(std::memory_order_acquire); }
   void log(const std::string& line) const {
     if (options_.log) options_.log(line);

@@ -76,7 +76,7 @@ class Ways {
 class Survey {
  public:
   Survey(Store& store, std::size_t cells) : store_(store), ways_(store) {
-    survey_.pool_blocks = store.superblock().pool_bytes / kBlockBytes;
+    survey_.pool_blocks = store.pool_blocks();
     const std::uint64_t least = (survey_.pool_blocks + cells - 1) / std::max<std::size_t>(cells, 1);
     survey_.cell_blocks = std::bit_ceil(std::max<std::uint64_t>(least, 1));
     survey_.cells.resize((survey_.pool_blocks + survey_.cell_blocks - 1) / survey_.cell_blocks);
@@ -148,10 +148,12 @@ class Survey {
     // What has no record at all is free, but for what the ledger holds.
     std::ranges::sort(placed, {}, [](const SurveySpan& span) { return span.run.first; });
     BlockNumber at = stretch.first;
-    for (const SurveySpan& span : placed) {
+    for (SurveySpan span : placed) {
       if (at < span.run.first) place_unreferenced({at, span.run.first - at});
+      if (span.run.end() <= at) continue;  // records of an unsound pool may overlap: each block counts once
+      if (span.run.first < at) span.run = {at, span.run.end() - at};
       add(span);
-      at = std::max(at, span.run.end());
+      at = span.run.end();
     }
     if (at < stretch.end()) place_unreferenced({at, stretch.end() - at});
     ledger_.clear();

@@ -69,7 +69,7 @@ Result<Block*> Transaction::edit(BlockNumber block, BlockType type) {
   }
   BlockPtr before = TRY(store_.metadata_.read(block, type));
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>(*before);
+  dirty.copy = copy_block(*before);
   dirty.before = std::move(before);
   dirty.descriptor = store_.metadata_.descriptor(block);
   return dirty_.emplace(block.value, std::move(dirty)).first->second.copy.get();
@@ -88,7 +88,7 @@ Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, fo
   }
   new_blocks_.push_back(*block);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>();
+  dirty.copy = make_block();
   dirty.descriptor = BlockDescriptor{type, level, leaf_kind, 0, 0};
   dirty.is_new = true;
   dirty_.emplace(block->value, std::move(dirty));
@@ -99,7 +99,7 @@ Result<Block*> Transaction::remake(BlockNumber block) {
   const BlockDescriptor descriptor = store_.metadata_.descriptor(block);
   CHECK(!holds_references(descriptor.type) && descriptor.type != BlockType::kFree);
   Dirty dirty;
-  dirty.copy = std::make_shared<Block>();
+  dirty.copy = make_block();
   dirty.descriptor = descriptor;
   dirty.is_new = true;
   const auto [it, is_first] = dirty_.emplace(block.value, std::move(dirty));
@@ -217,12 +217,13 @@ Result<> Transaction::update_reverse_map() {
   std::vector<BlockRun> candidates;
   RecordChanges changes;
   std::vector<BlockNumber> made;
-  for (const auto& [block, dirty] : dirty_) {
+  for (auto& [block, dirty] : dirty_) {
     if (dirty.freed) continue;
     if (dirty.is_new && dirty.descriptor.type != BlockType::kReverseLeaf) made.push_back(BlockNumber(block));
-    if (holds_references(dirty.descriptor.type))
-      append_changes(BlockNumber(block), dirty.descriptor.type, dirty.descriptor.level, dirty.before.get(), dirty.copy.get(),
-                     changes);
+    if (!holds_references(dirty.descriptor.type)) continue;
+    const Block& before = dirty.before ? *dirty.before : kZeroBlock;
+    dirty.line_mask = changed_lines(before, *dirty.copy);
+    append_changes(BlockNumber(block), dirty.descriptor.type, dirty.descriptor.level, before, *dirty.copy, dirty.line_mask, changes);
   }
   TRY(apply_changes(changes, candidates));
   // New blocks that were made but not hooked up (a run collapsed again, say) go like everything without a reference.
@@ -253,7 +254,7 @@ Result<> Transaction::free_block(BlockNumber block, std::vector<BlockRun>& candi
     // Its own references go with it, as they are now: earlier changes of it are in the reverse map already.
     const BlockPtr content = TRY(read(block, descriptor.type));
     RecordChanges changes;
-    append_changes(block, descriptor.type, descriptor.level, content.get(), nullptr, changes);
+    append_changes(block, descriptor.type, descriptor.level, *content, kZeroBlock, changed_lines(*content, kZeroBlock), changes);
     TRY(apply_changes(changes, candidates));
   }
   release(block);
@@ -264,7 +265,8 @@ void Transaction::seal_blocks() {
   for (auto& [block, dirty] : dirty_) {
     if (dirty.freed) continue;
     if (!dirty.is_new) {
-      dirty.line_mask = changed_lines(*dirty.before, *dirty.copy);
+      // Those with references were compared for the reverse map, and what that led to has changed only its leaves.
+      if (!holds_references(dirty.descriptor.type)) dirty.line_mask = changed_lines(*dirty.before, *dirty.copy);
       if (dirty.line_mask == 0) continue;
     }
     dirty.descriptor.crc = block_crc(BlockNumber(block), dirty.descriptor, *dirty.copy);
@@ -276,8 +278,8 @@ void Transaction::make_headers() {
   const auto header_of = [this](BlockNumber base) -> Header& {
     auto& header = headers_[base.value];
     if (!header.content) {
-      header.content = std::make_unique<Block>();
-      store_.metadata_.make_header(base, header.content->as<format::ChunkHeader>());
+      header.content = make_block_for_overwrite();
+      store_.metadata_.describe_chunk(base, header.content->as<format::ChunkHeader>());
       header.line_mask = kFirstLine;
     }
     return header;

@@ -97,7 +97,7 @@ class Transaction final : public BlockEditor {
   std::vector<std::pair<BlockNumber, std::uint8_t>> ledger_changes_;
   std::pair<BlockNumber, BlockNumber> linked_chunk_{};
   struct Header {
-    std::unique_ptr<Block> content;
+    std::shared_ptr<Block> content;
     std::uint64_t line_mask;
   };
   std::map<std::uint64_t, Header> headers_;

@@ -362,9 +362,9 @@ void Volume::forget_all() {
   (void)state_->commit_all_times();
 }
 
-Result<> Volume::sync(InodeNumber inode) {
+Result<> Volume::sync(InodeNumber inode, Sync what) {
   const State::Operation operation(*state_);
-  if (const auto held = state_->inodes.find(inode)) TRY(state_->commit_times(*held));
+  if (const auto held = state_->inodes.find(inode); held && what == Sync::kAll) TRY(state_->commit_times(*held));
   return state_->store.medium().drain();
 }
 
@@ -383,7 +383,7 @@ Result<VolumeStatistics> Volume::statistics() {
   state.store.reclaim();
   const std::uint64_t metadata_free = state.store.metadata().free_count();
   const std::uint64_t usable = metadata_free > Store::kReserveBlocks ? metadata_free - Store::kReserveBlocks : 0;
-  statistics.blocks = state.store.superblock().pool_bytes / kBlockBytes;
+  statistics.blocks = state.store.pool_blocks();
   statistics.available_blocks = state.store.space().free_blocks() + state.store.retired_blocks();
   statistics.free_blocks = statistics.available_blocks + state.store.spare_blocks();  // as the checker counts
   // Inodes are made on demand: half of the free space as chunks with their mirrors would hold this many.

@@ -221,8 +221,9 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split
   // where the number changes.
   Result<> for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit);
-  // Makes everything about the inode durable, lazy times included.
-  Result<> sync(InodeNumber inode);
+  // Makes everything about the inode durable; lazy times too, unless only its content is asked for, as by fdatasync(2).
+  enum class Sync { kAll, kContent };
+  Result<> sync(InodeNumber inode, Sync what = Sync::kAll);
   Result<> sync_all();
 
   // --- the kernel's references -------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ Result<> State::allocate_locked(InodeState& state, AllocateMode mode, std::uint6
   const Edges edges = split_at_blocks(offset, length);
   if (mode != AllocateMode::kPunch) {
     // Asked for more than there is: say so before anything is taken.
-    if (touched.count > store.superblock().pool_bytes / kBlockBytes) return fail(ErrorCode::kNoSpace);
+    if (touched.count > store.pool_blocks()) return fail(ErrorCode::kNoSpace);
     const bool zeroes = mode == AllocateMode::kZero || mode == AllocateMode::kZeroKeep;
     const bool keeps_size = mode == AllocateMode::kAllocateKeep || mode == AllocateMode::kZeroKeep;
     if (!keeps_size) TRY(zero_behind_end(*this, state, offset + length));

@@ -25,27 +25,46 @@ bool may_lend(const Medium& medium) {
   return medium.info().kind != MediumKind::kDeviceDax && medium.info().kind != MediumKind::kFsdaxFile;
 }
 
-// Fills `to` with what is at `offset` of a file; all of that lies before its end.
-Result<> copy_data(Store& store, const FileView& view, std::uint64_t offset, std::span<std::byte> to) {
-  const std::uint64_t end = offset + to.size();
+// A stretch of bytes that is in one segment.
+struct Piece {
+  std::uint64_t offset, length;  // in the file
+  std::uint64_t at;              // on the medium, if it holds data
+  bool data;                     // else it reads as zeros
+};
+
+// Calls `visit` with each piece of `length` bytes at `offset`, in order, until it fails.
+template <class F>
+Result<> for_each_piece(const FileView& view, std::uint64_t offset, std::uint64_t length, F&& visit) {
+  const std::uint64_t end = offset + length;
   for (const Segment& segment : view.segments) {
     const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
     const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
     if (first >= last) continue;
-    const std::span<std::byte> part = to.subspan(first - offset, last - first);
-    if (!holds_data(segment)) {
-      std::memset(part.data(), 0, part.size());
-      continue;
-    }
-    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
-    const BlockRun run{BlockNumber(at / kBlockBytes), blocks_for(at + part.size()) - at / kBlockBytes};
-    if (store.ledger().touches_bytes(at, part.size())) return fail(ErrorCode::kPoisoned);
-    if (auto done = store.medium().read(at, part); !done) {
-      store.suspect(run);
-      return std::unexpected(done.error());
-    }
+    const bool data = holds_data(segment);
+    const std::uint64_t at = data ? byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first)) : 0;
+    TRY(visit(Piece{first, last - first, at, data}));
   }
   return {};
+}
+
+// The blocks that the bytes lie in.
+BlockRun blocks_of(std::uint64_t at, std::uint64_t length) {
+  return {BlockNumber(at / kBlockBytes), blocks_for(at + length) - at / kBlockBytes};
+}
+
+// Fills `to` with what is at `offset` of a file; all of that lies before its end.
+Result<> copy_data(Store& store, const FileView& view, std::uint64_t offset, std::span<std::byte> to) {
+  return for_each_piece(view, offset, to.size(), [&](const Piece& piece) -> Result<> {
+    const std::span<std::byte> part = to.subspan(piece.offset - offset, piece.length);
+    if (!piece.data) {
+      std::memset(part.data(), 0, part.size());
+      return {};
+    }
+    if (store.ledger().touches_bytes(piece.at, piece.length)) return fail(ErrorCode::kPoisoned);
+    auto done = store.medium().read(piece.at, part);
+    if (!done) store.suspect(blocks_of(piece.at, piece.length));
+    return done;
+  });
 }
 
 // Kept by each thread for its next read: allocating a megabyte costs about as much as copying it.
@@ -108,23 +127,17 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
     return lease;
   }
-  const std::uint64_t end = offset + length;
-  for (const Segment& segment : view.segments) {
-    const std::uint64_t first = std::max(offset, byte_offset(segment.range.first));
-    const std::uint64_t last = std::min(end, byte_offset(segment.range.end()));
-    if (first >= last) continue;
-    if (!holds_data(segment)) {
-      for (std::uint64_t rest = last - first; rest > 0; rest -= std::min(rest, kZeroBytes))
+  TRY(for_each_piece(view, offset, length, [&](const Piece& piece) -> Result<> {
+    if (!piece.data) {
+      for (std::uint64_t rest = piece.length; rest > 0; rest -= std::min(rest, kZeroBytes))
         lease.pieces_.push_back({const_cast<std::byte*>(kZeros), std::min(rest, kZeroBytes)});
-      continue;
+      return {};
     }
-    const std::uint64_t at = byte_offset(segment.entry.block()) + (first - byte_offset(segment.range.first));
-    const BlockNumber first_block(at / kBlockBytes);
-    if (state.store.ledger().touches({first_block, blocks_for(at + (last - first)) - first_block.value}))
-      TRY(read_around_bad_sectors(state.store, at, last - first, lease.pieces_, lease.copies_));
-    else
-      lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + at, last - first});
-  }
+    if (state.store.ledger().touches(blocks_of(piece.at, piece.length)))
+      return read_around_bad_sectors(state.store, piece.at, piece.length, lease.pieces_, lease.copies_);
+    lease.pieces_.push_back({const_cast<std::byte*>(state.store.medium().mapping()) + piece.at, piece.length});
+    return {};
+  }));
   lease.bytes_ = length;
   if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
   return lease;
@@ -182,25 +195,25 @@ bool read_readable(Store& store, std::uint64_t at, std::span<std::byte> to) {
 
 Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
   State& state = *state_;
-  const State::Operation operation(state);
-  const auto held = state.inodes.get(inode);
   std::vector<FileBlock> zeroed;
   std::uint64_t length = 0;
-  {
+  {  // not around what follows: the path is asked for through the gate, which nobody may enter twice
+    const State::Operation operation(state);
+    const auto held = state.inodes.get(inode);
     const std::shared_lock lock(held->lock);
     const FileView view = TRY(view_of(state, inode, block_range(offset, to.size())));
     if (offset >= view.record.size_bytes) return 0;
     length = std::min(to.size(), view.record.size_bytes - offset);
     std::ranges::fill(to.first(length), std::byte{0});
-    for (const Segment& segment : view.segments) {
-      if (!holds_data(segment)) continue;
-      for (FileBlock block = segment.range.first; block < segment.range.end(); ++block) {
-        const std::uint64_t first = std::max(offset, byte_offset(block)), last = std::min(offset + length, byte_offset(block + 1));
-        if (first >= last) continue;
-        const std::uint64_t at = byte_offset(segment.entry.block() + (block - segment.range.first)) + first % kBlockBytes;
-        if (read_readable(state.store, at, to.subspan(first - offset, last - first))) zeroed.push_back(block);
+    TRY(for_each_piece(view, offset, length, [&](const Piece& piece) -> Result<> {
+      for (std::uint64_t done = 0, count = 0; piece.data && done < piece.length; done += count) {
+        const std::uint64_t from = piece.offset + done;
+        count = std::min(piece.length - done, kBlockBytes - from % kBlockBytes);
+        if (read_readable(state.store, piece.at + done, to.subspan(from - offset, count)))
+          zeroed.push_back(FileBlock(from / kBlockBytes));
       }
-    }
+      return {};
+    }));
   }
   for (const FileBlock block : zeroed) {
     if (!state.note_zeroed(inode, block)) continue;

@@ -9,6 +9,8 @@
 
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
+#include <system_error>
 #include <thread>
 
 #include <fmt/format.h>
@@ -59,7 +61,21 @@ ControlClient& ControlClient::operator=(ControlClient&&) noexcept = default;
 ControlClient::~ControlClient() = default;
 
 Result<ControlClient> ControlClient::connect(const std::string& pool_path) {
-  const std::string path = TRY(control_socket_path(pool_path));
+  const auto socket = control_socket_path(pool_path);
+  if (socket) return connect_socket(*socket, pool_path);
+  // The node of a device that was disabled is gone, a file may have been moved: their daemon lives on.
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(kControlDirectory, ignored)) {
+    if (entry.path().extension() != ".sock") continue;
+    auto client = connect_socket(entry.path(), pool_path);
+    if (!client) continue;
+    const auto reply = client->call({{"op", "mounts"}});
+    if (reply && reply->value("pool", "") == pool_path) return client;
+  }
+  return std::unexpected(socket.error());
+}
+
+Result<ControlClient> ControlClient::connect_socket(const std::string& path, const std::string& pool_path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof address.sun_path - 1);
@@ -96,11 +112,11 @@ Result<nlohmann::json> ControlClient::call(const nlohmann::json& request, const 
 
 Result<std::optional<nlohmann::json>> call_daemon(const std::string& pool_path, const nlohmann::json& request,
                                                   const CommandProgress& progress) {
-  if (::access(pool_path.c_str(), F_OK) != 0) return std::unexpected(Error::from_errno(errno, pool_path));
+  const bool exists = ::access(pool_path.c_str(), F_OK) == 0;
   for (;;) {
     auto client = ControlClient::connect(pool_path);
     if (!client) {
-      if (client.error().code == ErrorCode::kNotFound) return std::optional<nlohmann::json>();
+      if (exists && client.error().code == ErrorCode::kNotFound) return std::optional<nlohmann::json>();
       return std::unexpected(client.error());
     }
     auto reply = client->call(request, progress);

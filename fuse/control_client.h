@@ -29,7 +29,7 @@ Result<std::string> control_socket_path(const std::string& pool_path);
 class ControlClient {
  public:
   // kNotFound: no daemon serves this pool (it is then the caller's to open), or there is no such pool: the message says
-  // which. kPermission for anyone but root.
+  // which. kPermission for anyone but root. A daemon whose pool is no longer at its path is found too.
   static Result<ControlClient> connect(const std::string& pool_path);
   ControlClient(ControlClient&& other) noexcept;
   ControlClient& operator=(ControlClient&& other) noexcept;
@@ -43,6 +43,7 @@ class ControlClient {
 
  private:
   explicit ControlClient(std::unique_ptr<LineChannel> channel);
+  static Result<ControlClient> connect_socket(const std::string& path, const std::string& pool_path);
   std::unique_ptr<LineChannel> channel_;
   bool daemon_gone_ = false;
 };

@@ -20,8 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr auto kUnmountTime =
-    std::chrono::seconds(20);  // how long a mount that the kernel has given up may take to end
+constexpr auto kUnmountTime = std::chrono::seconds(20);
 
 // What a command works with.
 struct Command {
@@ -72,26 +71,20 @@ Result<json> volume_create(const Command& command) {
   return json{{"number", made.value}};
 }
 
-// Does what needs the volume for itself. umount(8) returns before the daemon has noticed: then it is free in a moment.
-Result<> when_free(const Command& command, const std::string& name, FunctionRef<Result<>()> attempt) {
-  const auto deadline = std::chrono::steady_clock::now() + kUnmountTime;
-  for (;;) {
-    auto done = attempt();
-    if (done || done.error().code != ErrorCode::kBusy || command.mounted == nullptr) return done;
-    if (command.mounted->is_connected(name) || std::chrono::steady_clock::now() >= deadline) return done;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+// Does what needs the volume for itself.
+Result<> alone_with(const Command& command, const std::string& name, FunctionRef<Result<>()> attempt) {
+  return command.mounted != nullptr ? when_free(*command.mounted, name, attempt) : attempt();
 }
 
 Result<json> volume_delete(const Command& command) {
   const std::string name = command.text("name");
-  TRY(when_free(command, name, [&] { return command.pool.delete_volume(name); }));
+  TRY(alone_with(command, name, [&] { return command.pool.delete_volume(name); }));
   return json::object();
 }
 
 Result<json> volume_rollback(const Command& command) {
   const std::string name = command.text("volume");
-  TRY(when_free(command, name, [&] { return command.pool.rollback(name, command.text("snapshot")); }));
+  TRY(alone_with(command, name, [&] { return command.pool.rollback(name, command.text("snapshot")); }));
   return json::object();
 }
 
@@ -103,8 +96,7 @@ Result<json> snapshot(const Command& command) {
 
 Result<json> owners(const Command& command) {
   const auto offset = command.request.at("offset_bytes").get<std::uint64_t>();
-  const auto size = TRY(command.pool.statistics())
-  .size_bytes;
+  const auto size = TRY(command.pool.statistics()).size_bytes;
   if (offset >= size)
     return fail(ErrorCode::kInvalid, fmt::format("offset {} is beyond the end of the pool ({} bytes)", offset, size));
   return to_json(TRY(command.pool.report(BlockNumber(offset / kBlockBytes), command.number("limit", 10'000))));
@@ -200,6 +192,13 @@ Result<json> patrol(const Command& command) {
   return to_json(patrol.status());
 }
 
+Result<json> badblocks(const Command& command) {
+  json ranges = json::array();
+  for (const BadRange& range : TRY(command.pool.bad_ranges()))
+    ranges.push_back({{"offset_bytes", range.offset_bytes}, {"length_bytes", range.length_bytes}});
+  return json{{"ranges", std::move(ranges)}};
+}
+
 Result<json> settle(const Command& command) {
   command.pool.settle();
   return json::object();
@@ -225,6 +224,7 @@ constexpr Operation kOperations[] = {
     {"du", du},
     {"scrub", scrub},
     {"patrol", patrol},
+    {"badblocks", badblocks},
     {"settle", settle},
 };
 
@@ -236,6 +236,16 @@ Result<json> run(const Command& command) {
 }
 
 }  // namespace
+
+Result<> when_free(MountedVolumes& mounted, const std::string& volume, FunctionRef<Result<>()> attempt) {
+  const auto deadline = std::chrono::steady_clock::now() + kUnmountTime;
+  for (;;) {
+    auto done = attempt();
+    if (done || done.error().code != ErrorCode::kBusy || mounted.is_connected(volume)) return done;
+    if (std::chrono::steady_clock::now() >= deadline) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
 
 nlohmann::json execute(Pool& pool, const nlohmann::json& request, MountedVolumes* mounted,
                        const CommandProgress& progress) {

@@ -33,6 +33,8 @@
 //   patrol           action: "status", "begin", "pause",   SCRUB. `begin` also goes on with what is paused, and needs a
 //                    "resume" or "stop",                   daemon, as does `resume`; `resume` with a rate also changes
 //                    [bytes_per_second: 0 for no bound]    that of a pass that is running
+//   badblocks                                              ranges: [{offset_bytes, length_bytes}], what the device lists
+//                                                          now; an emulated one is as its lists say after this
 //   settle                                                 {}       after the poison and reclaim threads have done all
 //   mounts           (a daemon only)                       process, pool, mounts: [MOUNT]
 //
@@ -68,6 +70,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "engine/function_ref.h"
 #include "engine/pool.h"
 
 namespace daxcow {
@@ -82,6 +85,10 @@ class MountedVolumes {
   // Whether the kernel still has a mount of that name. One that it has given up keeps its volume for a moment longer.
   virtual bool is_connected(std::string_view name) = 0;
 };
+
+// Tries again while the volume is busy (kBusy) with a mount that the kernel has given up, for at most 20 seconds: umount(8)
+// returns before the daemon has noticed. Thread-safe.
+Result<> when_free(MountedVolumes& mounted, const std::string& volume, FunctionRef<Result<>()> attempt);
 
 using CommandProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;  // may be empty
 

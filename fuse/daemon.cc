@@ -32,7 +32,6 @@ using namespace std::chrono_literals;
 using nlohmann::json;
 
 constexpr auto kFirstConnectionTime = 30s;  // a daemon that nobody talks to ends
-constexpr auto kUnmountTime = 20s;          // how long a mount waits for the last one of its volume to end
 constexpr auto kLazyUnmountTime = 3s;       // how long a stop waits for those who use the mounts
 
 MountBehaviour to_behaviour(const json& request) {
@@ -284,23 +283,19 @@ Result<> Daemon::begin_writing(Session& session) {
   return volume != nullptr ? pool_->begin_writing(*volume) : Result<>(fail(ErrorCode::kNotFound, "the mount is gone"));
 }
 
-// umount(8) returns before the daemon has noticed: a volume whose mount is gone will be free in a moment.
 Result<std::shared_ptr<Volume>> Daemon::mount_volume(const std::string& name, bool read_only) {
   if (!read_only) TRY(begin_writing());
-  const auto deadline = Clock::now() + kUnmountTime;
-  for (;;) {
-    auto volume = pool_->mount(name, read_only);
-    if (volume || volume.error().code != ErrorCode::kBusy) return volume;
-    {
-      std::lock_guard lock(mutex_);
-      for (const auto& session : sessions_)
-        if (session->volume_name() == name && session->is_connected())
-          return fail(ErrorCode::kBusy,
-                      fmt::format("volume {} of {} {}", name, options_.pool_path, describe_use(*session)));
-    }
-    if (Clock::now() >= deadline) return volume;
-    std::this_thread::sleep_for(10ms);
-  }
+  std::shared_ptr<Volume> volume;
+  const auto mounted = when_free(*this, name, [&]() -> Result<> {
+    volume = TRY(pool_->mount(name, read_only));
+    return {};
+  });
+  if (mounted) return volume;
+  std::lock_guard lock(mutex_);
+  for (const auto& session : sessions_)
+    if (mounted.error().code == ErrorCode::kBusy && session->volume_name() == name && session->is_connected())
+      return fail(ErrorCode::kBusy, fmt::format("volume {} of {} {}", name, options_.pool_path, describe_use(*session)));
+  return std::unexpected(mounted.error());
 }
 
 bool Daemon::is_connected(std::string_view name) {

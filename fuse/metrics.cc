@@ -89,7 +89,7 @@ std::string metrics_text(const PoolStatistics& statistics, const PoolHealth& hea
             static_cast<std::uint64_t>(std::max<std::int64_t>(scrub.finished_seconds, 0)));
 
   out.counter("blocks_lost_total", "Blocks of data that were lost, ever.", statistics.blocks_lost);
-  out.counter("blocks_healed_total", "Lost ranges that were replaced by an owner, ever.", statistics.blocks_healed);
+  out.counter("blocks_healed_total", "Bad blocks whose content was rescued, and lost ranges that an owner replaced, ever.", statistics.blocks_healed);
   out.counter("blocks_cleared_total", "Blocks that were cleared on the device, ever.", statistics.blocks_cleared);
   out.counter("metadata_repaired_total", "Copies of metadata rewritten from the other one, ever.",
               statistics.metadata_repaired);

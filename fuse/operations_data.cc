@@ -122,8 +122,8 @@ void release(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
   fuse_reply_err(request, 0);
 }
 
-void fsync(fuse_req_t request, fuse_ino_t node, int, fuse_file_info*) {
-  reply_done(request, volume(request).sync(InodeNumber(node)));
+void fsync(fuse_req_t request, fuse_ino_t node, int data_only, fuse_file_info*) {
+  reply_done(request, volume(request).sync(InodeNumber(node), data_only != 0 ? Volume::Sync::kContent : Volume::Sync::kAll));
 }
 
 void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_t length, fuse_file_info*) {

@@ -38,6 +38,8 @@ class Dumper {
     inode.block_count = attributes.block_count;
     inode.times = {attributes.access, attributes.modification, attributes.change, attributes.birth};
     if (auto done = read_attributes(attributes.inode, inode); !done && !tolerated(done.error())) return done;
+    const PoisonPolicy policy = volume_.poison_policy(attributes.inode);
+    inode.policy = {policy.signal, policy.zero};
     if (S_ISLNK(attributes.mode)) {
       auto target = volume_.read_link(attributes.inode);
       if (target)
@@ -91,6 +93,9 @@ class Dumper {
         if (!got) {
           if (!tolerated(got.error())) return std::unexpected(got.error());
           inode.lost.insert(block);
+          if (got.error().code == ErrorCode::kPoisoned)  // who wants zeros for it, gets an answer
+            TRY(volume_.read_with_zeros(attributes.inode, block * kBlockBytes,
+                                        std::as_writable_bytes(std::span(content))));
         } else if (std::ranges::any_of(content, [](char c) { return c != 0; })) {
           inode.blocks[block] = std::move(content);
         }
@@ -122,6 +127,7 @@ std::optional<std::string> difference(const DumpedInode& a, const DumpedInode& b
   if (a.block_count != b.block_count) return differs("blocks", a.block_count, b.block_count);
   if (a.attributes != b.attributes) return "extended attributes";
   if (a.target != b.target) return "target";
+  if (a.policy != b.policy) return "policy for lost data";
   if (a.lost != b.lost) return differs("lost blocks", a.lost.size(), b.lost.size());
   if (a.blocks != b.blocks) {
     for (const auto* side : {&a.blocks, &b.blocks})

@@ -22,6 +22,7 @@ struct DumpedInode {
   std::string target;                           // of a symlink
   std::map<std::uint64_t, std::string> blocks;  // file block -> 4096 bytes; those that are all zero are left out
   std::set<std::uint64_t> lost;                 // file blocks that cannot be read
+  std::pair<PoisonPolicy::Signal, bool> policy;  // for those, its own or inherited; second: zero
   friend bool operator==(const DumpedInode&, const DumpedInode&) = default;
 };
 

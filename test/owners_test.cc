@@ -57,8 +57,7 @@ TEST_CASE("owners: through a shared map node and a snapshot", "[owners]") {
   BlockNumber node;
   pool.change([&](Transaction& transaction) -> Result<> {
     node = TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData));
-    TRY(transaction.edit(node, BlockType::kMapNode))
-    ->as<format::MapNode>()[3] = MapEntry::leaf(data.first, false).raw;
+    TRY(transaction.edit(node, BlockType::kMapNode))->as<format::MapNode>()[3] = MapEntry::leaf(data.first, false).raw;
     for (const std::uint64_t inode : {17, 18}) {
       format::InodeRecord& record = *TRY(pool.edit_inode(transaction, kMain, InodeNumber(inode)));
       record.data_level = 2;
@@ -164,8 +163,7 @@ TEST_CASE("owners: what is only in the graveyard belongs to nobody", "[owners]")
   BlockNumber graveyard;
   pool.change([&](Transaction& transaction) -> Result<> {
     graveyard = TRY(transaction.allocate(BlockType::kGraveyard, 0, LeafKind::kData));
-    auto& slots = TRY(transaction.edit(graveyard, BlockType::kGraveyard))
-    ->as<format::MapNode>();
+    auto& slots = TRY(transaction.edit(graveyard, BlockType::kGraveyard))->as<format::MapNode>();
     slots[7] = MapEntry::leaf(data.first, false).with_level(0).raw;
     slots[9] = MapEntry::leaf(data.first + 1, false).with_level(0).raw;
     (*TRY(pool.edit_inode(transaction, VolumeNumber(0), format::kGraveyardInode))).data[0] =
@@ -263,8 +261,7 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   BlockNumber file_node, volumes_node;
   std::vector<BlockNumber> table_nodes;
   const auto entries = [](Transaction& transaction, BlockNumber node) -> Result<format::MapNode*> {
-    return &TRY(transaction.edit(node, BlockType::kMapNode))
-    ->as<format::MapNode>();
+    return &TRY(transaction.edit(node, BlockType::kMapNode))->as<format::MapNode>();
   };
   pool.change([&](Transaction& transaction) -> Result<> {
     file_node = TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData));
@@ -285,8 +282,7 @@ TEST_CASE("owners: ten thousand clones in a thousand snapshots", "[owners]") {
   const auto fill = [&](std::uint64_t first, std::uint64_t count, BlockNumber node, std::uint64_t slot, auto&& set) {
     pool.change([&](Transaction& transaction) -> Result<> {
       const BlockNumber made = TRY(transaction.allocate(BlockType::kInodes, 0, LeafKind::kData));
-      auto& block = TRY(transaction.edit(made, BlockType::kInodes))
-      ->as<format::InodeBlock>();
+      auto& block = TRY(transaction.edit(made, BlockType::kInodes))->as<format::InodeBlock>();
       for (std::uint64_t i = 0; i < 16 && first + i < count; ++i) set(block.inodes[i]);
       (*TRY(entries(transaction, node)))[slot] = MapEntry::leaf(made, false).raw;
       return {};
@@ -339,8 +335,7 @@ TEST_CASE("owners: beside a thread that commits", "[owners]") {
     record.data_level = 2;
     for (std::size_t i = 0; i < 3; ++i) {  // together more references than a batch of the search
       nodes.push_back(TRY(transaction.allocate(BlockType::kMapNode, 1, LeafKind::kData)));
-      auto& slots = TRY(transaction.edit(nodes.back(), BlockType::kMapNode))
-      ->as<format::MapNode>();
+      auto& slots = TRY(transaction.edit(nodes.back(), BlockType::kMapNode))->as<format::MapNode>();
       slots.fill(MapEntry::leaf(data.first, false).raw);
       record.data[i] = MapEntry::node(nodes.back()).raw;
     }
@@ -349,8 +344,7 @@ TEST_CASE("owners: beside a thread that commits", "[owners]") {
   const auto toggle = [&](bool second) {
     return pool.store->run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       format::InodeRecord& record = *TRY(pool.edit_inode(transaction, kMain, kFile));
-      auto& slots = TRY(transaction.edit(nodes[0], BlockType::kMapNode))
-      ->as<format::MapNode>();
+      auto& slots = TRY(transaction.edit(nodes[0], BlockType::kMapNode))->as<format::MapNode>();
       slots[0] = second ? 0 : MapEntry::leaf(data.first, false).raw;
       record.data[0] = second ? 0 : MapEntry::node(nodes[0]).raw;
       record.data[5] = second ? MapEntry::node(nodes[0]).raw : 0;
@@ -378,7 +372,7 @@ TEST_CASE("classify: every kind of block", "[owners]") {
   OneVolume pool(64ull << 20);
   Store& store = *pool.store;
   const auto use = [&](BlockNumber block) { return must(classify(store, block)); };
-  const BlockNumber last(store.superblock().pool_bytes / kBlockBytes - 1);
+  const BlockNumber last(store.pool_blocks() - 1);
   CHECK(use(BlockNumber(0)) == BlockUse::kSuperblock);
   CHECK(use(last) == BlockUse::kSuperblock);
   CHECK(use(format::kJournalChunk) == BlockUse::kJournal);

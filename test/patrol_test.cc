@@ -181,8 +181,7 @@ TEST_CASE("patrol: passes begin by themselves, once a day", "[patrol]") {
 TEST_CASE("patrol: a record that makes no sense does no harm", "[patrol]") {
   Patrolled pool;
   must(pool.pool->store().run(TransactionClass::kNormal, [](Transaction& transaction) -> Result<Step> {
-    auto& roots = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))
-    ->as<format::Roots>();
+    auto& roots = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))->as<format::Roots>();
     roots.scrub = {.state = 1,
                    .position = ~0ull,
                    .blocks_read = ~0ull,

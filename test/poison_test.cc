@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "engine/patrol.h"
 #include "hand_made_pool.h"
 #include "seed.h"
 
@@ -104,7 +105,7 @@ class PoisonedPool : public HandMadePool {
           if (store->metadata().descriptor(base + i).type != format::BlockType::kFree)
             if (!store->metadata().read_copy(base + i, copy)) FAIL_CHECK("block " << base.value + i);
       }
-    const BlockNumber last(store->superblock().pool_bytes / kBlockBytes - 1);
+    const BlockNumber last(store->pool_blocks() - 1);
     for (const BlockNumber copy : {format::kSuperblockPrimary, last}) {
       format::Superblock superblock;
       must(medium->read(byte_offset(copy), std::as_writable_bytes(std::span(&superblock, 1))));
@@ -112,6 +113,13 @@ class PoisonedPool : public HandMadePool {
     }
     CHECK(must(medium->bad_ranges()).empty());
   }
+  // A whole pass, and what is to be done about what it found. Returns the blocks found.
+  std::uint64_t scrub(const Patrol::Progress& progress = {}) {
+    const std::uint64_t found = must(Patrol(*store).run(0, progress));
+    poison->process_now();
+    return found;
+  }
+
   FakeHost host;
   std::unique_ptr<Poison> poison;
   std::uint64_t seen = 0;
@@ -251,7 +259,7 @@ TEST_CASE("poison: every block that has a second copy is rewritten", "[poison]")
     if (i % 16 == 0) blocks.push_back(format::kJournalChunk + i);
   }
   blocks.push_back(format::kSuperblockPrimary);
-  blocks.push_back(BlockNumber(pool.store->superblock().pool_bytes / kBlockBytes - 1));
+  blocks.push_back(BlockNumber(pool.store->pool_blocks() - 1));
   const std::uint64_t records = pool.records();
   const std::uint64_t free = pool.free_blocks();
   std::uint64_t count = 0;
@@ -351,7 +359,7 @@ TEST_CASE("poison: a copy that fails its check is rewritten", "[poison]") {
     pool.store->bad_copy({primary, copy});
     pool.store->bad_copy({primary, copy == Copy::kPrimary ? Copy::kMirror : Copy::kPrimary});
   }
-  SECTION("when it is scrubbed") { CHECK(must(pool.poison->scrub({})) >= 1); }
+  SECTION("when it is scrubbed") { CHECK(pool.scrub() >= 1); }
   pool.poison->process_now();
   pool.check_copies();
   CHECK(pool.roots().metadata_repaired == 1);
@@ -507,17 +515,17 @@ TEST_CASE("poison: latent until somebody sees it", "[poison]") {
     for (const BlockNumber bad : {block, mirror, unused, format::kJournalChunk + 300, format::kSuperblockPrimary})
       pool.medium->inject(bad, DramMedium::Injection::kLatent);
     std::uint64_t last = 0, total = 0;
-    CHECK(must(pool.poison->scrub([&](std::uint64_t done, std::uint64_t all) {
+    CHECK(pool.scrub([&](std::uint64_t done, std::uint64_t all) {
             CHECK(done >= last);
             CHECK(done <= all);
             last = done;
             total = all;
-          })) == 5);
+          }) == 5);
     CHECK(last == total);
     CHECK(total > 1000);
     CHECK(pool.store->ledger().size() == 1);
     CHECK(pool.store->ledger().mask(block) == 0xff);
-    CHECK(must(pool.poison->scrub({})) == 0);
+    CHECK(pool.scrub() == 0);
   }
 }
 
@@ -625,7 +633,7 @@ TEST_CASE("poison: random blocks, crashes and writers in between", "[poison]") {
   INFO(describe_seed(seed));
   std::mt19937_64 random(seed);
   PoisonedPool pool(32ull << 20);
-  const std::uint64_t pool_blocks = pool.store->superblock().pool_bytes / kBlockBytes;
+  const std::uint64_t pool_blocks = pool.store->pool_blocks();
   const std::uint64_t free = pool.free_blocks();
   for (int round = 0; round < 200; ++round) {
     switch (random() % 4) {
@@ -635,7 +643,7 @@ TEST_CASE("poison: random blocks, crashes and writers in between", "[poison]") {
         pool.medium->inject(block, random() % 2 ? DramMedium::Injection::kLatent : DramMedium::Injection::kListed);
         if (random() % 2) pool.store->suspect({block, 1});
         // Latent poison that nobody was told of must not meet another.
-        if (has_second_copy(*pool.store, block)) must(pool.poison->scrub({}));
+        if (has_second_copy(*pool.store, block)) pool.scrub();
         break;
       }
       case 1:
@@ -653,7 +661,7 @@ TEST_CASE("poison: random blocks, crashes and writers in between", "[poison]") {
         if (random() % 4 == 0) pool.crash();
     }
   }
-  must(pool.poison->scrub({}));
+  pool.scrub();
   pool.punch(kMain, kBystander, {FileBlock(1), 7});
   pool.poison->process_now();
   pool.crash();

@@ -189,6 +189,8 @@ int inject_error(const std::string& program, const Arguments& arguments) {
     auto done = line.has("uninject") ? emulated_device::uninject(*path, *block, *count)
                                      : emulated_device::inject(*path, *block, *count, !line.has("no-notify"));
     if (!done) return line.fail(done.error());
+    // As on hardware, the sectors are bad when this returns: a daemon would hear of them only in a moment.
+    if (auto daemon = ControlClient::connect(*path)) (void)daemon->call({{"op", "badblocks"}});
   }
   if (!line.has("status") && !line.has("json")) return kSuccess;
   auto injected = emulated_device::injected(*path);

@@ -14,6 +14,8 @@ using nlohmann::json;
 
 namespace {
 
+constexpr int kTryLater = 75;  // as EX_TEMPFAIL of sysexits(3): another scrub is at it
+
 std::uint64_t number_in(const json& object, const char* field) { return object.value(field, std::uint64_t{0}); }
 
 std::string describe_rate(std::uint64_t bytes_per_second) {
@@ -58,7 +60,10 @@ int scrub_now(const CommandLine& line, PoolAccess& access, json request) {
   Progress progress("Scrubbing");
   auto reply = access.call(request, [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); });
   progress.finish();
-  if (!reply) return line.fail(access.path() + ": " + describe(reply.error()));
+  if (!reply) {
+    (void)line.fail(access.path() + ": " + describe(reply.error()));
+    return reply.error().code == ErrorCode::kBusy ? kTryLater : kFailure;
+  }
   if (line.has("json")) {
     print_json(*reply);
   } else {

@@ -87,8 +87,7 @@ void print_json(const nlohmann::json& value, int indent) {
   if (indent < 0) std::cout.flush();
 }
 
-// --- tables
-// ----------------------------------------------------------------------------------------------------------------
+// --- tables ----------------------------------------------------------------------------------------------------------
 
 namespace {
 // Columns a text takes on a terminal, near enough: its UTF-8 characters.

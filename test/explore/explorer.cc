@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <thread>
 
 #include "engine/check_context.h"
 #include "engine/format.h"
@@ -143,14 +144,18 @@ std::vector<std::byte>& Explorer::load(const Setup& setup) {
   return memory_;
 }
 
-Result<Dump> Explorer::dump_as_opened(Recording& recording) {
+Result<Explorer::Seen> Explorer::seen_as_opened(Recording& recording) {
   recording.arm();
-  Result<Dump> found = [&]() -> Result<Dump> {
+  Result<Seen> found = [&]() -> Result<Seen> {
     auto pool = TRY(open_pool(recording));
-    auto result = dump(*pool, {}, {.tolerate_losses = true});
+    Seen result {
+      TRY(dump(*pool, {}, {.tolerate_losses = true}))
+      , pool->patrol().status()
+    };
     recording.cut_power();
     return result;
   }();
+  recording.cut_power();
   recording.take_log().undo(recording.memory());
   return found;
 }
@@ -172,24 +177,34 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
   log = recording.take_log();
   recording.set_listed(recording.listed());  // what was to go bad during the operation and did not, stays good
   const auto live = dump((*world)->pool(), (*world)->volumes(), {.tolerate_losses = true});
+  const ScrubStatus live_scrub = (*world)->pool().patrol().status();
   recording.cut_power();
   world->reset();
-  auto after = dump_as_opened(recording);
+  auto after = seen_as_opened(recording);
   if (goes_bad) recording.inject(*goes_bad);
-  const auto losses_after = dump_as_opened(recording);
+  const auto losses_after = seen_as_opened(recording);
   log.undo(recording.memory());
-  const auto before = dump_as_opened(recording);
-  const auto taken = [&](const Result<Dump>& one, const char* when) {
+  const auto before = seen_as_opened(recording);
+  const auto taken = [&](const auto& one, const char* when) {
     if (!one) fail(workload, when, describe(one.error()));
     return one.has_value();
   };
   if (!taken(live, "alive") || !taken(after, "after") || !taken(losses_after, "after") || !taken(before, "before")) return false;
-  if (auto differs = difference(*live, *after, {.times = times_are_lazy})) {
+  auto differs = difference(*live, after->dump, {.times = times_are_lazy});
+  if (!differs && !is_same(live_scrub, after->scrub))
+    differs = "scrub: " + text_of(live_scrub) + " and " + text_of(after->scrub);
+  if (differs) {
     fail(workload, "after the last drain", "what was completed is not there: " + *differs);
     return false;
   }
-  add_losses(*after, *losses_after);
-  expected = {std::move(*before), std::move(*after), workload.operations.back(), workload.operations.back()->atomicity, times_are_lazy};
+  add_losses(after->dump, losses_after->dump);
+  expected = {std::move(before->dump),
+              std::move(after->dump),
+              before->scrub,
+              after->scrub,
+              workload.operations.back(),
+              workload.operations.back()->atomicity,
+              times_are_lazy};
   if (expected.atomicity == Atomicity::kNew)
     expected.atomicity = workload.operations.size() == 1 ? Atomicity::kWhole : Atomicity::kInPlace;
   if (const std::string found = check_bystanders(expected); !found.empty()) {
@@ -197,6 +212,18 @@ bool Explorer::run(const Workload& workload, Recording& recording, Log& log, Exp
     return false;
   }
   return true;
+}
+
+// The record of the scrub is written when a pass begins or goes on, and when its thread ends.
+std::string Explorer::judge_scrub(const ScrubStatus& found, const Expected& expected) const {
+  const ScrubStatus &before = expected.scrub_before, &after = expected.scrub_after;
+  if (is_same(found, before) || is_same(found, after)) return "";
+  const bool has_begun = !is_same(before, after) && found.state == ScrubState::kRunning &&
+                         found.passes == before.passes && found.finished_seconds == before.finished_seconds &&
+                         (found.place == 0 || found.place == before.place);
+  return has_begun ? ""
+                   : "scrub: " + text_of(found) + ", neither as before (" + text_of(before) + ") nor as after (" +
+                         text_of(after) + ")";
 }
 
 std::string Explorer::judge(const Dump& found, const Expected& expected) const {
@@ -303,7 +330,7 @@ std::string Explorer::use(Pool& pool) {
     if (info.read_only) continue;
     auto volume = pool.mount(info.name, false);
     if (!volume) return "mount of " + info.name + ": " + describe(volume.error());
-    for (const char* path : {"/small", "/big", "/clone", "/border", "/empty", "/o"})
+    for (const char* path : {"/small", "/big", "/clone", "/border", "/cut", "/empty", "/o"})
       if (std::string found = grow_to_block(**volume, path); !found.empty()) return found;
     const std::string data(9'000, 'u');
     const auto made = (*volume)->create(format::kRootInode, "used-after-the-crash", {.mode = S_IFREG | 0644, .symlink_target = {}});
@@ -321,8 +348,29 @@ std::string Explorer::use(Pool& pool) {
     }
     if (auto done = (*volume)->unlink(format::kRootInode, "used-after-the-crash"); !done) return "unlink: " + describe(done.error());
   }
+  if (std::string found = go_on_with_scrub(pool); !found.empty()) return found;
   pool.settle();
   return check_clean(pool, "after use");
+}
+
+// A pass that the crash has interrupted, or that was paused, comes to its end from where it was.
+std::string Explorer::go_on_with_scrub(Pool& pool) {
+  Patrol& patrol = pool.patrol();
+  const ScrubStatus before = patrol.status();
+  if (before.state == ScrubState::kIdle) return "";
+  if (auto done = patrol.start_thread(0); !done) return "patrol: " + describe(done.error());
+  if (auto done = patrol.resume(0); !done && done.error().code != ErrorCode::kInvalid)
+    return "patrol: " + describe(done.error());
+  ScrubStatus now = patrol.status();
+  for (std::uint64_t place = before.place; now.state == ScrubState::kRunning; now = patrol.status()) {
+    if (now.place < place)
+      return "the scrub went back from " + std::to_string(place) + " to " + std::to_string(now.place);
+    place = now.place;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  patrol.stop_thread();
+  return now.passes == before.passes + 1 ? ""
+                                         : "the scrub did not go on: " + text_of(before) + ", then " + text_of(now);
 }
 
 std::string Explorer::look(Recording& recording, const Expected& expected, bool use_it, Log* recovery) {
@@ -336,6 +384,7 @@ std::string Explorer::look(Recording& recording, const Expected& expected, bool 
     if (found.empty()) {
       const auto now = dump(**pool, {}, {.tolerate_losses = !bad.empty()});
       found = now ? judge(*now, expected) : "dump: " + describe(now.error());
+      if (found.empty()) found = judge_scrub((*pool)->patrol().status(), expected);
     }
     if (found.empty() && use_it) {
       ++tally_.used;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/patrol.h"
 #include "test/dump.h"
 #include "test/explore/crash_states.h"
 #include "test/explore/world.h"
@@ -51,8 +52,14 @@ class Explorer {
   const Tally& tally() const { return tally_; }
 
  private:
+  // What can be seen of a pool: by users, and of its scrub.
+  struct Seen {
+    Dump dump;
+    ScrubStatus scrub;
+  };
   struct Expected {
     Dump before, after;
+    ScrubStatus scrub_before, scrub_after;
     const Operation* operation;
     Atomicity atomicity;
     bool times_are_lazy;  // an operation has overwritten in place: another may commit the times before anything else
@@ -68,13 +75,15 @@ class Explorer {
   std::string judge(const Dump& found, const Expected& expected) const;
   std::string compare(Dump found, Dump side, const Expected& expected) const;
   bool may_change(const Expected& expected, const std::string& volume, std::uint64_t number) const;
+  std::string judge_scrub(const ScrubStatus& found, const Expected& expected) const;
   std::string check_bystanders(const Expected& expected) const;
   std::string judge_repaired(const Dump& found, const Expected& expected, bool names_may_go) const;
   std::string look_repaired(Recording& recording, const Expected& expected, bool names_may_go);
   void explore_repair(const Workload& workload, BlockNumber block, BlockNumber mirror, const std::string& what,
                       std::mt19937_64& random);
   std::string use(Pool& pool);
-  Result<Dump> dump_as_opened(Recording& recording);
+  std::string go_on_with_scrub(Pool& pool);
+  Result<Seen> seen_as_opened(Recording& recording);
   void fail(const Workload& workload, const std::string& where, const std::string& what);
 
   ExploreOptions options_;

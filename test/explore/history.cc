@@ -17,14 +17,14 @@ void fill(std::span<std::byte> bytes, std::uint64_t write) {
   }
 }
 
-Units decode(std::span<const std::byte> bytes) {
+Units decode(std::span<const std::byte> bytes, std::uint64_t piece) {
   Units units;
-  for (std::uint64_t at = 0; at < bytes.size(); at += kUnitBytes) {
+  for (std::uint64_t at = 0; at < bytes.size(); at += piece) {
     Unit unit = kTorn;
-    if (bytes.size() - at >= kUnitBytes) {
+    if (bytes.size() - at >= piece) {
       std::memcpy(&unit, bytes.data() + at, sizeof unit);
       // All the same word: equal to itself, shifted by one.
-      if (std::memcmp(bytes.data() + at, bytes.data() + at + sizeof unit, kUnitBytes - sizeof unit) != 0) unit = kTorn;
+      if (std::memcmp(bytes.data() + at, bytes.data() + at + sizeof unit, piece - sizeof unit) != 0) unit = kTorn;
     }
     units.push_back(unit);
   }
@@ -49,9 +49,13 @@ std::string text(const Units& units) {
 // --- calls -----------------------------------------------------------------------------------------------------------
 
 const char* name_of(CallKind kind) {
-  static const char* const kNames[] = {"write", "append", "read", "lease", "truncate", "punch", "zero", "zero-keep", "allocate", "clone",
-                                       "attributes", "sync", "create", "unlink", "rename", "rename-noreplace", "exchange", "link", "lookup",
-                                       "list", "forget", "snapshot", "delete", "rollback", "verify", "sync-all", "settle", "scrub", "poison"};
+  static const char* const kNames[] = {"write",    "append",   "read",   "read-zeros",       "lease",
+                                       "truncate", "punch",    "zero",   "zero-keep",        "allocate",
+                                       "clone",    "reflink",  "dedupe", "attributes",       "sync",
+                                       "create",   "unlink",   "rename", "rename-noreplace", "exchange",
+                                       "link",     "lookup",   "list",   "forget",           "snapshot",
+                                       "delete",   "rollback", "verify", "sync-all",         "settle",
+                                       "scrub",    "patrol",   "poison"};
   return kNames[static_cast<unsigned>(kind)];
 }
 
@@ -67,9 +71,10 @@ std::string Call::text() const {
   all += " = ";
   if (error) return all + describe(Error{*error, message});
   all += wrong.empty() ? "done" : wrong;
-  if (kind == CallKind::kRead || kind == CallKind::kLease) all += " " + test::text(units);
+  if (kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease)
+    all += " " + test::text(units);
   if (kind == CallKind::kAttributes || kind == CallKind::kLookup) all += " size " + std::to_string(size) + ", links " + std::to_string(links);
-  if (kind == CallKind::kClone) all += " " + std::to_string(got);
+  if (is_clone(kind)) all += " " + std::to_string(got);
   if (got_number != 0) all += " #" + std::to_string(got_number) + " generation " + std::to_string(got_generation);
   for (const auto& [entry, inode] : listing) all += " " + entry + "#" + std::to_string(inode);
   return all;
@@ -125,7 +130,8 @@ namespace {
 
 // Done in several transactions. The inode's lock hides that from who reads; sizes are looked up without it.
 bool in_steps(CallKind kind) {
-  return kind == CallKind::kPunch || kind == CallKind::kZero || kind == CallKind::kZeroKeep || kind == CallKind::kAllocate || kind == CallKind::kClone;
+  return kind == CallKind::kPunch || kind == CallKind::kZero || kind == CallKind::kZeroKeep ||
+         kind == CallKind::kAllocate || kind == CallKind::kClone || kind == CallKind::kReflink;
 }
 
 class Applying {
@@ -143,9 +149,12 @@ class Applying {
     switch (call.kind) {
       case CallKind::kSyncAll:
       case CallKind::kSettle:
-      case CallKind::kScrub:
       case CallKind::kPoison:
         return !call.error;
+      case CallKind::kScrub:
+        return !call.error || (*call.error == ErrorCode::kBusy && rules_.may_patrol);
+      case CallKind::kPatrol:
+        return !call.error || *call.error == ErrorCode::kBusy || *call.error == ErrorCode::kInvalid;
       case CallKind::kSnapshot:
       case CallKind::kDelete:
       case CallKind::kRollback:
@@ -179,7 +188,7 @@ class Applying {
   bool run_pending(const Call& call, unsigned way) {
     if (way == 0) return changes(call) && run(call);  // its answer came later, but it is known
     if (way > 1) return false;
-    ModelFile* file = find(call.kind == CallKind::kClone ? call.to_volume : call.volume, call.kind == CallKind::kClone ? call.to_number : call.number);
+    ModelFile* file = target_of(call);
     if (file == nullptr) return false;
     switch (call.kind) {
       case CallKind::kWrite:
@@ -190,6 +199,7 @@ class Applying {
       case CallKind::kZeroKeep:
       case CallKind::kAllocate:
       case CallKind::kClone:
+      case CallKind::kReflink:
         file->any_size = true;
         return true;
       default:
@@ -200,15 +210,27 @@ class Applying {
  private:
   static bool changes(const Call& call) {
     switch (call.kind) {
-      case CallKind::kRead: case CallKind::kLease: case CallKind::kAttributes: case CallKind::kSync: case CallKind::kLookup:
+      case CallKind::kRead:
+      case CallKind::kReadZeros:
+      case CallKind::kLease:
+      case CallKind::kDedupe:
+      case CallKind::kAttributes:
+      case CallKind::kSync:
+      case CallKind::kLookup:
       case CallKind::kList: case CallKind::kVerify: case CallKind::kSyncAll: case CallKind::kSettle: case CallKind::kScrub:
-      case CallKind::kPoison: case CallKind::kForget:
+      case CallKind::kPatrol:
+      case CallKind::kPoison:
+      case CallKind::kForget:
         return false;
       default:
         return true;
     }
   }
 
+  // The file that a call changes, if it changes one.
+  ModelFile* target_of(const Call& call) {
+    return is_clone(call.kind) ? find(call.to_volume, call.to_number) : find(call.volume, call.number);
+  }
   ModelFile* find(const std::string& volume, std::uint64_t number) {
     ModelVolume& in = state_.volumes.at(volume);
     const auto at = in.by_number.find(number);
@@ -235,16 +257,15 @@ class Applying {
   // What is done in several steps may have ended between them.
   bool apply_stopped(const Call& call) {
     if (!in_steps(call.kind)) return true;
-    const bool clone = call.kind == CallKind::kClone;
-    if (ModelFile* file = find(clone ? call.to_volume : call.volume, clone ? call.to_number : call.number)) file->any_size = true;
+    if (ModelFile* file = target_of(call)) file->any_size = true;
     return true;
   }
 
   bool apply_poisoned(const Call& call) {
     if (!changes(call)) return true;
-    const bool clone = call.kind == CallKind::kClone;
+    const bool clone = is_clone(call.kind);
     if (call.volume.empty() || (call.number == 0 && !clone)) return false;
-    ModelFile* file = find(clone ? call.to_volume : call.volume, clone ? call.to_number : call.number);
+    ModelFile* file = target_of(call);
     if (file == nullptr) return false;
     // Where several steps are allowed, some may have been done.
     if (clone || call.kind == CallKind::kPunch || call.kind == CallKind::kZero || call.kind == CallKind::kZeroKeep) file->any_size = true;
@@ -253,9 +274,14 @@ class Applying {
   }
 
   bool apply_file(const Call& call, ModelVolume& volume) {
+    if (call.error && (call.kind == CallKind::kReflink || call.kind == CallKind::kDedupe) &&
+        *call.error != ErrorCode::kStale)
+      return apply_refused(call);
     if (call.error) {
       if (*call.error != ErrorCode::kStale) return false;
-      return (gone(volume, call.number) || (call.kind == CallKind::kClone && gone(state_.volumes.at(call.to_volume), call.to_number))) && apply_stopped(call);
+      return (gone(volume, call.number) ||
+              (is_clone(call.kind) && gone(state_.volumes.at(call.to_volume), call.to_number))) &&
+             apply_stopped(call);
     }
     ModelFile* const file = find(call.volume, call.number);
     if (file == nullptr) return false;
@@ -273,6 +299,17 @@ class Applying {
         const std::uint64_t first = std::min<std::uint64_t>(call.first, file->units.size());
         const std::uint64_t last = std::min<std::uint64_t>(call.first + call.count, file->units.size());
         return same(Units(file->units.begin() + static_cast<std::ptrdiff_t>(first), file->units.begin() + static_cast<std::ptrdiff_t>(last)), call.units);
+      }
+      case CallKind::kReadZeros: {
+        if (file->any_size) return true;
+        const std::uint64_t first = std::min<std::uint64_t>(call.first, file->units.size());
+        const std::uint64_t last = std::min<std::uint64_t>(call.first + call.count, file->units.size());
+        if (call.units.size() != (last - first) * kSectorsPerUnit) return false;
+        for (std::uint64_t i = 0; i < call.units.size(); ++i) {
+          const Unit got = call.units[i], there = file->units[first + i / kSectorsPerUnit];
+          if (got != there && there != kAny && !(got == 0 && rules_.may_be_poisoned)) return false;
+        }
+        return true;
       }
       case CallKind::kTruncate:
         file->units.resize(call.count, 0);
@@ -296,6 +333,9 @@ class Applying {
         return true;
       case CallKind::kClone:
         return apply_clone(call, *file);
+      case CallKind::kReflink:
+      case CallKind::kDedupe:
+        return apply_reflink(call, *file);
       default:
         return false;
     }
@@ -314,6 +354,57 @@ class Applying {
     if (call.got != 0) grow(*to, call.to_first + call.got);
     for (std::uint64_t i = 0; i < call.got; ++i) to->units[call.to_first + i] = source[i];
     return true;
+  }
+
+  // How many units a clone or a deduplication of this range is about, by the kernel's rules; nothing: it is refused.
+  static std::optional<std::uint64_t> length_by_rule(const Call& call, const ModelFile& from, const ModelFile& to) {
+    const bool dedupe = call.kind == CallKind::kDedupe;
+    const std::uint64_t from_end = call.first + call.count, to_end = call.to_first + call.count;
+    if (call.first % kUnitsPerBlock != 0 || call.to_first % kUnitsPerBlock != 0 || from_end > from.units.size())
+      return std::nullopt;
+    if (dedupe && to_end > to.units.size()) return std::nullopt;
+    std::uint64_t length = call.count;
+    if (length % kUnitsPerBlock != 0 &&
+        !(from_end == from.units.size() && (dedupe ? to_end == to.units.size() : to_end >= to.units.size()))) {
+      if (!dedupe) return std::nullopt;
+      length -= length % kUnitsPerBlock;
+    }
+    const std::uint64_t covered = (length + kUnitsPerBlock - 1) / kUnitsPerBlock * kUnitsPerBlock;
+    if (&from == &to && call.first < call.to_first + covered && call.to_first < call.first + covered)
+      return std::nullopt;
+    return length;
+  }
+  static bool is_equal(const Call& call, const ModelFile& from, const ModelFile& to, std::uint64_t length,
+                       bool surely) {
+    for (std::uint64_t i = 0; i < length; ++i) {
+      const Unit a = from.units[call.first + i], b = to.units[call.to_first + i];
+      if (a == kAny || b == kAny ? surely : a != b) return false;
+    }
+    return true;
+  }
+
+  bool apply_reflink(const Call& call, ModelFile& from) {
+    ModelFile* const to = target_of(call);
+    if (to == nullptr) return false;
+    if (from.any_size || to->any_size) {
+      to->any_size = to->any_size || call.kind == CallKind::kReflink;
+      return true;
+    }
+    const auto length = length_by_rule(call, from, *to);
+    if (!length || call.got != *length) return false;
+    if (call.kind == CallKind::kDedupe) return is_equal(call, from, *to, *length, false);
+    grow(*to, call.to_first + *length);
+    for (std::uint64_t i = 0; i < *length; ++i) to->units[call.to_first + i] = from.units[call.first + i];
+    return true;
+  }
+
+  bool apply_refused(const Call& call) {
+    const ModelFile *from = find(call.volume, call.number), *to = target_of(call);
+    if (from == nullptr || to == nullptr) return false;
+    if (from->any_size || to->any_size) return true;
+    const auto length = length_by_rule(call, *from, *to);
+    if (*call.error == ErrorCode::kInvalid) return !length;
+    return *call.error == ErrorCode::kDifferent && length && !is_equal(call, *from, *to, *length, true);
   }
 
   bool apply_name(const Call& call, ModelVolume& volume) {

@@ -21,6 +21,7 @@
 namespace daxcow::test {
 
 inline constexpr std::uint64_t kUnitBytes = 1024, kUnitsPerBlock = kBlockBytes / kUnitBytes;
+inline constexpr std::uint64_t kSectorsPerUnit = kUnitBytes / kSectorBytes;
 inline constexpr std::uint64_t kMaximumUnits = 64;    // of a write or read
 inline constexpr std::uint64_t kLargestFile = 1 << 20;  // in bytes; larger ones only fill the pool
 
@@ -31,7 +32,8 @@ using Units = std::vector<Unit>;
 
 constexpr Unit unit_of(std::uint64_t write, std::uint64_t index) { return static_cast<Unit>(write * kMaximumUnits + index); }
 void fill(std::span<std::byte> bytes, std::uint64_t write);      // units 0, 1, ... of that write
-Units decode(std::span<const std::byte> bytes);                  // a partial unit at the end counts as torn
+// A partial unit at the end counts as torn. With kSectorBytes as `piece`: what each sector has.
+Units decode(std::span<const std::byte> bytes, std::uint64_t piece = kUnitBytes);
 std::string text(const Units& units);
 
 // Files of one volume. A file is known by its inode's generation, which no other ever has.
@@ -53,11 +55,13 @@ struct ModelState {
 };
 
 enum class CallKind {
-  kWrite, kAppend, kRead, kLease, kTruncate, kPunch, kZero, kZeroKeep, kAllocate, kClone, kAttributes, kSync,
+  kWrite, kAppend, kRead, kReadZeros, kLease, kTruncate, kPunch, kZero, kZeroKeep, kAllocate, kClone, kReflink, kDedupe, kAttributes, kSync,
   kCreate, kUnlink, kRename, kRenameNoReplace, kExchange, kLink, kLookup, kList, kForget,
   kSnapshot, kDelete, kRollback, kVerify,
-  kSyncAll, kSettle, kScrub, kPoison,
+  kSyncAll, kSettle, kScrub, kPatrol, kPoison,
 };
+// Whether it is about two files.
+constexpr bool is_clone(CallKind kind) { return kind == CallKind::kClone || kind == CallKind::kReflink || kind == CallKind::kDedupe; }
 const char* name_of(CallKind kind);
 
 struct Call {
@@ -73,7 +77,7 @@ struct Call {
   // What was answered.
   std::optional<ErrorCode> error;
   std::string message;
-  Units units;
+  Units units;  // kReadZeros: sectors, for data is lost by these
   std::uint64_t size = 0, links = 0, got = 0;            // units
   std::uint64_t got_number = 0, got_generation = 0;
   std::map<std::string, std::uint64_t> listing;          // name -> inode number
@@ -89,6 +93,7 @@ struct Call {
 struct Rules {
   bool may_be_full = false;     // kNoSpace, with nothing done
   bool may_be_poisoned = false;  // kPoisoned: a read refused; a range written in part
+  bool may_patrol = false;       // the scrub is told what to do by several
 };
 
 // What can be seen of it in a dump; lost blocks are kAny.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "engine/checker.h"
+#include "engine/patrol.h"
 #include "engine/pool.h"
 #include "test/recording_medium.h"
 
@@ -23,6 +24,19 @@ inline std::string first_inconsistency(const CheckReport& report) {
       return std::string(name_of(finding.kind)) + ": block " + std::to_string(finding.block.value) + ": " +
              finding.where + ": " + finding.what;
   return "";
+}
+
+// What is remembered of the scrub, but for its amount.
+inline bool is_same(const ScrubStatus& a, const ScrubStatus& b) {
+  return a.state == b.state && a.place == b.place && a.bytes_per_second == b.bytes_per_second &&
+         a.found_blocks == b.found_blocks && a.started_seconds == b.started_seconds &&
+         a.finished_seconds == b.finished_seconds && a.passes == b.passes;
+}
+
+inline std::string text_of(const ScrubStatus& status) {
+  return std::string(name_of(status.state)) + " at " + std::to_string(status.place) + ", " +
+         std::to_string(status.found_blocks) + " found, begun " + std::to_string(status.started_seconds) + ", ended " +
+         std::to_string(status.finished_seconds) + ", pass " + std::to_string(status.passes);
 }
 
 // "" if the checker finds nothing.

@@ -1,6 +1,7 @@
 #include "test/explore/interleave.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <thread>
 
@@ -42,6 +43,18 @@ std::string check_losses(const Dump& dump, Stage& stage) {
       }
   }
   return "";
+}
+
+// Each pass that was begun may come to its end once, and those that were waited for have.
+std::string check_scrub(const ScrubStatus& scrub, const std::vector<Call>& calls) {
+  const auto count = [&](auto is_one) { return static_cast<std::uint64_t>(std::ranges::count_if(calls, is_one)); };
+  const std::uint64_t ended = count([](const Call& call) { return call.kind == CallKind::kScrub && !call.error; });
+  const std::uint64_t begun = count([](const Call& call) {
+    return call.kind == CallKind::kScrub || (call.kind == CallKind::kPatrol && call.first <= 1 && !call.error);
+  });
+  if (scrub.passes >= ended && scrub.passes <= begun) return "";
+  return std::to_string(begun) + " passes of the scrub begun, " + std::to_string(ended) +
+         " waited for to the end, but: " + text_of(scrub);
 }
 
 }  // namespace
@@ -110,11 +123,16 @@ std::string Interleaving::perform(const Plan& plan, Recording& recording, std::v
   // --- the threads ---
   std::vector<std::vector<Call>> done(plan.threads.size());
   std::vector<std::function<void()>> bodies;
+  Patrol& patrol = (*pool)->patrol();
+  if (plan.patrol) CHECK(patrol.prepare(0).has_value());
+  std::atomic<std::size_t> unfinished = plan.threads.size();
   for (std::size_t t = 0; t < plan.threads.size(); ++t)
     bodies.emplace_back([&, t] {
       for (Call call : plan.threads[t])
         if ((*stage)->perform(call)) done[t].push_back(std::move(call));
+      if (--unfinished == 0 && plan.patrol) patrol.stop_thread();
     });
+  if (plan.patrol) bodies.emplace_back([&] { patrol.serve(); });
   if (options_.free) {
     std::vector<std::thread> threads;
     for (auto& body : bodies) threads.emplace_back(body);
@@ -144,8 +162,10 @@ std::string Interleaving::perform(const Plan& plan, Recording& recording, std::v
     if (!seen) return "dump: " + describe(seen.error());
     std::vector<const Call*> pointers;
     for (const Call& call : calls) pointers.push_back(&call);
-    return explain(start, pointers, {}, observe(*seen), {plan.scene == Scene::kFull, plan.poison});
+    return explain(start, pointers, {}, observe(*seen), {plan.scene == Scene::kFull, plan.poison, plan.patrol});
   }();
+  const ScrubStatus scrub = patrol.status();
+  if (wrong.empty()) wrong = check_scrub(scrub, calls);
   if (wrong.empty()) wrong = finish(plan, **stage, live);
   const auto statistics = (*pool)->statistics();
   const Log log = recording.take_log();
@@ -161,6 +181,8 @@ std::string Interleaving::perform(const Plan& plan, Recording& recording, std::v
       const auto content = dump(**again, {}, {.tolerate_losses = plan.poison});
       if (!content) return "dump after the next open: " + describe(content.error());
       if (const auto differs = difference(live, *content)) return "after the next open: " + *differs;
+      if (const ScrubStatus now = (*again)->patrol().status(); !is_same(scrub, now))
+        return "after the next open: scrub: " + text_of(scrub) + " and " + text_of(now);
       const auto free_now = (*again)->statistics();
       if (!statistics || !free_now || statistics->data_free_blocks != free_now->data_free_blocks ||
           statistics->metadata_free_blocks != free_now->metadata_free_blocks)
@@ -235,7 +257,7 @@ std::string Interleaving::look(const Plan& plan, Recording& recording, const Mod
       if (call.log_end <= position) ended.push_back(&call);
       else if (call.log_begin <= position) pending.push_back(&call);
     }
-    return explain(start, ended, pending, observe(*seen), {plan.scene == Scene::kFull, plan.poison});
+    return explain(start, ended, pending, observe(*seen), {plan.scene == Scene::kFull, plan.poison, plan.patrol});
   }();
   recording.cut_power();
   recording.take_log().undo(recording.memory());

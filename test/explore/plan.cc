@@ -8,6 +8,7 @@
 
 #include "engine/check.h"
 #include "engine/format.h"
+#include "engine/patrol.h"
 #include "engine/schedule.h"
 
 namespace daxcow::test {
@@ -55,7 +56,7 @@ Result<> build(Pool& pool, Scene scene) {
   TRY(write(*main, TRY(create(*main, "d/x", S_IFREG | 0644)), 9, 3));
   const InodeNumber o = TRY(create(*other, "o", S_IFREG | 0644));
   TRY(main->clone_range_to(a, 0, *other, o, 0, 6 * kUnitBytes));
-  TRY(write(*other, TRY(create(*other, "p", S_IFREG | 0644)), 13, 4));
+  TRY(write(*other, TRY(create(*other, "p", S_IFREG | 0644)), 13, 3));
   if (scene == Scene::kShared) {
     TRY(pool.snapshot("main", "s1", true));
     TRY(pool.snapshot("other", "s2", false));
@@ -89,6 +90,7 @@ class Maker {
     plan.small_cache = one_in(3);
     plan.poison = one_in(5);
     plan.crash = one_in(5);
+    plan.patrol = one_in(5);
     if (threads == 0) threads = 2 + below(3);
     threads_ = threads;
     const unsigned longest = threads == 4 ? 3 : 4;
@@ -97,10 +99,17 @@ class Maker {
     for (const CallKind kind : {CallKind::kWrite, CallKind::kRead, CallKind::kLease, CallKind::kSnapshot})
       weights_[static_cast<unsigned>(kind)] += one_in(2) ? 3 : 0;
     weights_[static_cast<unsigned>(CallKind::kRead)] += 1;
+    weights_[static_cast<unsigned>(CallKind::kPatrol)] = plan.patrol ? 6 : 0;
     if (!plan.poison) weights_[static_cast<unsigned>(CallKind::kPoison)] = 0;
     else weights_[static_cast<unsigned>(CallKind::kPoison)] = 6;
     favourite_ = below(kHandles);
-    if (one_in(4)) {
+    if (plan.patrol) weights_[static_cast<unsigned>(CallKind::kScrub)] += 6;
+    if (plan.poison && one_in(3)) {
+      zeros_ = true;
+      favourite_ = below(2);
+      for (const CallKind kind : {CallKind::kPoison, CallKind::kReadZeros, CallKind::kSnapshot})
+        weights_[static_cast<unsigned>(kind)] += 4;
+    } else if (one_in(4)) {
       // A file goes while it is read, and its space is wanted.
       favourite_ = one_in(3) ? 1 : 3;
       plan.not_held = favourite_;
@@ -120,6 +129,17 @@ class Maker {
       const unsigned count = 1 + below(longest);
       private_ = "p" + std::to_string(t);
       forgotten_ = 0;
+      if (zeros_ && t == 0) {
+        // What is lost is read as zeros, while others take snapshots.
+        for (const CallKind kind : {CallKind::kPoison, CallKind::kReadZeros}) {
+          Call& next = calls.emplace_back();
+          next.kind = kind;
+          next.volume = "main";
+          next.file = favourite_;
+          next.first = kind == CallKind::kPoison ? below(6) : 0;
+          next.count = kind == CallKind::kPoison ? 0 : kMaximumUnits;
+        }
+      }
       for (unsigned i = 0; i < count; ++i) {
         calls.push_back(call(plan));
         calls.back().thread = t;
@@ -171,8 +191,9 @@ class Maker {
     }
   }
   static bool only_reads(CallKind kind) {
-    return kind == CallKind::kRead || kind == CallKind::kLease || kind == CallKind::kAttributes || kind == CallKind::kSync ||
-           kind == CallKind::kLink || kind == CallKind::kPoison;
+    return kind == CallKind::kRead || kind == CallKind::kReadZeros || kind == CallKind::kLease ||
+           kind == CallKind::kAttributes || kind == CallKind::kSync || kind == CallKind::kLink ||
+           kind == CallKind::kPoison;
   }
   std::uint64_t offset() { return one_in(2) ? below(4) * kUnitsPerBlock : below(40); }
   std::uint64_t length() { return one_in(2) ? (1 + below(3)) * kUnitsPerBlock : 1 + below(12); }
@@ -212,7 +233,28 @@ class Maker {
           call.to_first = call.first + 12;
         }
         break;
+      case CallKind::kReflink:
+      case CallKind::kDedupe:
+        call.to_file = held_file(plan);
+        call.first = below(3) * kUnitsPerBlock;
+        call.to_first = below(3) * kUnitsPerBlock;
+        call.count = one_in(4) ? length() : (1 + below(2)) * kUnitsPerBlock;
+        if (one_in(16)) ++call.to_first;  // refused
+        if (call.kind == CallKind::kDedupe && !one_in(4)) {
+          // What is equal, at first.
+          static constexpr std::size_t kEqual[][2] = {{0, 2}, {0, 4}, {3, 5}, {5, 3}, {2, 4}};
+          const auto& pair = kEqual[below(std::size(kEqual))];
+          if (plan.not_held != pair[0] && plan.not_held != pair[1] &&
+              ((forgotten_ >> pair[0] | forgotten_ >> pair[1]) & 1) == 0)
+            call.file = pair[0], call.to_file = pair[1], call.to_first = call.first;
+        }
+        break;
+      case CallKind::kPatrol:
+        call.first = below(6);
+        call.count = 0;
+        break;
       case CallKind::kRead:
+      case CallKind::kReadZeros:
       case CallKind::kLease:
         if (one_in(2)) call.first = 0, call.count = kMaximumUnits;
         break;
@@ -280,7 +322,7 @@ class Maker {
   unsigned forgotten_ = 0, threads_ = 0;
   std::uint64_t write_ = 8;
   std::string private_;
-  bool theme_ = false, few_names_ = false;
+  bool theme_ = false, few_names_ = false, zeros_ = false;
 };
 
 }  // namespace
@@ -308,9 +350,10 @@ std::vector<std::byte> make_scene(Scene scene) {
 Plan make_plan(std::uint64_t seed, unsigned threads) { return Maker(seed).make(seed, threads); }
 
 std::string Plan::text() const {
-  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() + (not_held ? ", " + std::string(kFiles[*not_held].path) + " not held" : "") +
-                    (small_cache ? ", small cache" : "") +
-                    (poison ? ", poison" : "") + (crash ? ", crash" : "") + "\n";
+  std::string all = std::string("scene ") + name_of(scene) + ", " + order.text() +
+                    (not_held ? ", " + std::string(kFiles[*not_held].path) + " not held" : "") +
+                    (small_cache ? ", small cache" : "") + (poison ? ", poison" : "") + (patrol ? ", patrol" : "") +
+                    (crash ? ", crash" : "") + "\n";
   return all;
 }
 
@@ -360,6 +403,23 @@ Result<std::optional<BlockNumber>> block_at(Volume& volume, InodeNumber inode, F
   return found;
 }
 
+Result<> order_patrol(Patrol& patrol, std::uint64_t which) {
+  switch (which) {
+    case 0:
+      return patrol.begin(0);
+    case 1:
+      return patrol.begin(1);
+    case 2:
+      return patrol.pause();
+    case 3:
+      return patrol.resume({});
+    case 4:
+      return patrol.resume(1);
+    default:
+      return patrol.stop();
+  }
+}
+
 Result<ModelVolume> read_volume(Pool& pool, const std::string& name) {
   const auto volume = TRY(pool.mount(name, true));
   ModelVolume content;
@@ -396,7 +456,7 @@ bool Stage::perform(Call& call) {
     if (handle.number == 0) return false;
     call.volume = handle.volume;
     call.number = handle.number;
-    if (call.kind == CallKind::kClone) {
+    if (is_clone(call.kind)) {
       call.to_volume = handles[call.to_file].volume;
       call.to_number = handles[call.to_file].number;
       if (call.to_number == 0) return false;
@@ -435,6 +495,11 @@ bool Stage::perform(Call& call) {
       if (answered(call, got)) call.units = decode(std::span(data).first(*got));
       break;
     }
+    case CallKind::kReadZeros: {
+      const auto got = volume.read_with_zeros(inode, offset, std::span(data));
+      if (answered(call, got)) call.units = decode(std::span(data).first(*got), kSectorBytes);
+      break;
+    }
     case CallKind::kLease: {
       auto lease = volume.read(inode, offset, bytes);
       if (!answered(call, lease)) break;
@@ -471,6 +536,16 @@ bool Stage::perform(Call& call) {
     case CallKind::kClone: {
       const auto done = volume.clone_range_to(inode, offset, *volumes.at(call.to_volume), InodeNumber(call.to_number), call.to_first * kUnitBytes, bytes);
       if (answered(call, done)) call.got = *done / kUnitBytes;
+      break;
+    }
+    case CallKind::kReflink:
+    case CallKind::kDedupe: {
+      const auto source = volume.attributes(inode);
+      if (!answered(call, source)) break;
+      const auto done = volume.reflink({inode, source->generation}, *volumes.at(call.to_volume),
+                                       InodeNumber(call.to_number), {offset, call.to_first * kUnitBytes, bytes},
+                                       call.kind == CallKind::kDedupe ? ReflinkMode::kDedupe : ReflinkMode::kClone);
+      if (answered(call, done)) call.got = done->bytes / kUnitBytes;
       break;
     }
     case CallKind::kAttributes: {
@@ -542,6 +617,11 @@ bool Stage::perform(Call& call) {
       break;
     case CallKind::kScrub:
       answered(call, pool.scrub({}));
+      break;
+    case CallKind::kPatrol:
+      answered(call, order_patrol(pool.patrol(), call.first));
+      if (const ScrubStatus status = pool.patrol().status(); status.place > 2 * kPoolBytes / kBlockBytes)
+        call.wrong = "the scrub is beyond the end";
       break;
     case CallKind::kPoison: {
       const auto block = block_at(volume, inode, FileBlock(call.first / kUnitsPerBlock));

@@ -18,8 +18,8 @@
 
 namespace daxcow::test {
 
-// Pools to begin with. Volume main: a (6 units), b (50 units; its map has a node; also named e), c (a clone of a), d/, d/x;
-// volume other: o (a clone of a), p.
+// Pools to begin with. Volume main: a (6 units), b (50 units; its map has a node; also named e), c (a clone of a), d/,
+// d/x; volume other: o (a clone of a), p, which begins as d/x does, in blocks of its own.
 enum class Scene {
   kPlain,
   kShared,  // with snapshots s1 and s2 of both: every first change copies
@@ -39,6 +39,7 @@ struct Plan {
   bool small_cache = false;  // of metadata and of directory indexes: most look-ups miss
   bool poison = false;
   bool crash = false;
+  bool patrol = false;  // the scrub in the background is one more thread
   std::vector<std::vector<Call>> threads;
   std::string text() const;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <span>
 #include <stdexcept>
+#include <thread>
 
 #include "engine/check.h"
 #include "engine/format.h"
@@ -123,6 +124,21 @@ Result<> World::set_attribute(std::string_view path, std::string_view name, std:
   return at.volume->set_attribute(TRY(inode(path)), name, std::as_bytes(std::span(value)), Volume::SetAttributeMode::kAny);
 }
 
+Result<> World::set_policy(std::string_view path, std::string_view policy) {
+  const Place at = TRY(place(path));
+  const InodeNumber number = at.name.empty() ? at.directory : TRY(inode(path));
+  return at.volume->set_attribute(number, kPoisonPolicyAttribute, std::as_bytes(std::span(policy)),
+                                  Volume::SetAttributeMode::kAny);
+}
+
+Result<> World::copy(std::string_view from, std::string_view to, std::uint64_t to_offset, std::uint64_t length) {
+  const Place a = TRY(place(from));
+  const Place b = TRY(place(to));
+  std::vector<std::byte> data(length);
+  data.resize(TRY(a.volume->read(TRY(inode(from)), 0, std::span(data))));
+  return b.volume->write(TRY(inode(to)), to_offset, data);
+}
+
 Result<> World::clone(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset,
                       std::uint64_t length) {
   const Place a = TRY(place(from));
@@ -131,6 +147,26 @@ Result<> World::clone(std::string_view from, std::uint64_t from_offset, std::str
   if (length == 0) length = TRY(a.volume->attributes(source)).size_bytes;
   TRY(a.volume->clone_range_to(source, from_offset, *b.volume, target, to_offset, length));
   return {};
+}
+
+Result<> World::reflink(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset,
+                        std::uint64_t length, ReflinkMode mode) {
+  const Place a = TRY(place(from));
+  const Place b = TRY(place(to));
+  const Attributes source = TRY(a.volume->lookup(a.directory, a.name));
+  TRY(a.volume->reflink({source.inode, source.generation}, *b.volume, TRY(inode(to)), {from_offset, to_offset, length},
+                        mode));
+  return {};
+}
+
+Result<> World::patrol(const std::function<Result<>(Patrol&)>& order,
+                       const std::function<bool(const ScrubStatus&)>& until) {
+  Patrol& patrol = pool_->patrol();
+  TRY(patrol.start_thread(0));
+  const auto done = order(patrol);
+  while (done && !until(patrol.status())) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  patrol.stop_thread();
+  return done;
 }
 
 Result<> World::hold(std::string_view path) {
@@ -199,7 +235,9 @@ const std::string kLongTarget(300, 't');
 // /big     blocks 0..11 written, 12..15 a hole, 16..19 unwritten, 20..23 written; a map node, since 8 roots do not do
 // /clone   shares all of /big
 // /border  a few blocks on both sides of 2 MiB, where a second node begins
-// /d, /d/e directories; /s, /l symlinks; /x a fifo; /empty
+// /cut     a clone of /big that ends in the middle of a shared block
+// /twin    the first six blocks of /big, twice, in blocks of its own; /tail likewise all of /small
+// /d, /d/e directories; /d with a policy for lost data; /s, /l symlinks; /x a fifo; /empty
 // volume other with /o, which shares /big's blocks too
 Result<> build_plain(World& w) {
   TRY(w.create("/small", S_IFREG | 0644));
@@ -214,7 +252,15 @@ Result<> build_plain(World& w) {
   TRY(w.clone("/big", 0, "/clone", 0, 0));
   TRY(w.create("/border", S_IFREG | 0644));
   TRY(w.write("/border", 2 * kMiB - 2 * kBlock, 4 * kBlock));
+  TRY(w.create("/cut", S_IFREG | 0644));
+  TRY(w.clone("/big", 0, "/cut", 0, 0));
+  TRY(w.truncate("/cut", 5 * kBlock + 100));
+  TRY(w.create("/twin", S_IFREG | 0644));
+  for (const std::uint64_t at : {0, 6}) TRY(w.copy("/big", "/twin", at * kBlock, 6 * kBlock));
+  TRY(w.create("/tail", S_IFREG | 0644));
+  TRY(w.copy("/small", "/tail", 0, 10'240));
   TRY(w.create("/d", S_IFDIR | 0755));
+  TRY(w.set_policy("/d", "late"));
   TRY(w.create("/d/e", S_IFDIR | 0755));
   TRY(w.link("/small", "/d/link"));
   TRY(w.create("/s", S_IFLNK | 0777, "small"));
@@ -292,6 +338,15 @@ Result<> poison(World& w, std::string_view path, std::uint64_t block) {
   return {};
 }
 
+// One read of a pass takes place; the next one would be in weeks.
+Result<> patrol_reads_once(World& w, const std::function<Result<>(Patrol&)>& order) {
+  return w.patrol(order, [](const ScrubStatus& status) { return status.done_bytes != 0; });
+}
+
+Result<> patrol_ends(World& w, const std::function<Result<>(Patrol&)>& order) {
+  return w.patrol(order, [](const ScrubStatus& status) { return status.state == ScrubState::kIdle; });
+}
+
 template <class T>
 Result<> only_status(const Result<T>& result) {
   if (!result) return std::unexpected(result.error());
@@ -302,27 +357,56 @@ const Operation kOperations[] = {
     // data
     {"overwrite", [](World& w) { return w.write("/small", kBlock, kBlock); }, {"/small"}, Atomicity::kInPlace},
     {"overwrite-unaligned", [](World& w) { return w.write("/small", 100, 5'000); }, {"/small"}, Atomicity::kInPlace},
-    {"overwrite-shared", [](World& w) { return w.write("/clone", 2 * kBlock, 2 * kBlock); }, {"/clone"}, Atomicity::kInPlace},
-    {"overwrite-shared-unaligned", [](World& w) { return w.write("/big", kBlock + 7, 5'000); }, {"/big"}, Atomicity::kInPlace},
+    {"overwrite-shared",
+     [](World& w) { return w.write("/clone", 2 * kBlock, 2 * kBlock); },
+     {"/clone"},
+     Atomicity::kInPlace},
+    {"overwrite-shared-unaligned",
+     [](World& w) { return w.write("/big", kBlock + 7, 5'000); },
+     {"/big"},
+     Atomicity::kInPlace},
     {"append", [](World& w) { return w.write("/small", 10'240, 3'000); }, {"/small"}, Atomicity::kNew},
     {"append-blocks", [](World& w) { return w.write("/big", 24 * kBlock, 10'000); }, {"/big"}, Atomicity::kNew},
     {"write-hole", [](World& w) { return w.write("/big", 12 * kBlock + 5, 2 * kBlock); }, {"/big"}, Atomicity::kNew},
     {"write-unwritten", [](World& w) { return w.write("/big", 17 * kBlock, 6'000); }, {"/big"}, Atomicity::kNew},
-    {"write-mixed", [](World& w) { return w.write("/clone", 10 * kBlock + 9, 12 * kBlock); }, {"/clone"}, Atomicity::kInPlace},
+    {"write-mixed",
+     [](World& w) { return w.write("/clone", 10 * kBlock + 9, 12 * kBlock); },
+     {"/clone"},
+     Atomicity::kInPlace},
     {"write-far", [](World& w) { return w.write("/border", 4 * kMiB, 100); }, {"/border"}, Atomicity::kNew},
-    {"write-border", [](World& w) { return w.write("/border", 2 * kMiB - 100, 200); }, {"/border"}, Atomicity::kInPlace},
+    {"write-border",
+     [](World& w) { return w.write("/border", 2 * kMiB - 100, 200); },
+     {"/border"},
+     Atomicity::kInPlace},
     {"write-empty", [](World& w) { return w.write("/empty", 0, 20'000); }, {"/empty"}, Atomicity::kNew},
     {"truncate-unaligned", [](World& w) { return w.truncate("/small", 5'000); }, {"/small"}},
     {"truncate-shared", [](World& w) { return w.truncate("/big", 8 * kBlock + 9); }, {"/big"}},
     {"truncate-to-nothing", [](World& w) { return w.truncate("/clone", 0); }, {"/clone"}},
     {"truncate-border", [](World& w) { return w.truncate("/border", 2 * kMiB + 10); }, {"/border"}},
     {"truncate-up", [](World& w) { return w.truncate("/small", 50'000); }, {"/small"}},
-    {"allocate", [](World& w) { return w.allocate("/big", AllocateMode::kAllocate, 10 * kBlock, 20 * kBlock); }, {"/big"}},
-    {"allocate-keep", [](World& w) { return w.allocate("/empty", AllocateMode::kAllocateKeep, kBlock, 9 * kBlock); }, {"/empty"}},
+    {"truncate-up-shared", [](World& w) { return w.truncate("/cut", 9 * kBlock); }, {"/cut"}},
+    {"append-behind-gap",
+     [](World& w) { return w.write("/cut", 5 * kBlock + 1'000, 5'000); },
+     {"/cut"},
+     Atomicity::kNew},
+    {"allocate",
+     [](World& w) { return w.allocate("/big", AllocateMode::kAllocate, 10 * kBlock, 20 * kBlock); },
+     {"/big"}},
+    {"allocate-keep",
+     [](World& w) { return w.allocate("/empty", AllocateMode::kAllocateKeep, kBlock, 9 * kBlock); },
+     {"/empty"}},
     {"punch", [](World& w) { return w.allocate("/clone", AllocateMode::kPunch, 2 * kBlock, 4 * kBlock); }, {"/clone"}},
-    {"punch-unaligned", [](World& w) { return w.allocate("/small", AllocateMode::kPunch, 50, 6'000); }, {"/small"}, Atomicity::kSteps},
-    {"zero", [](World& w) { return w.allocate("/big", AllocateMode::kZero, 3 * kBlock + 3, 30 * kBlock); }, {"/big"}, Atomicity::kSteps},
-    {"zero-keep", [](World& w) { return w.allocate("/clone", AllocateMode::kZeroKeep, 18 * kBlock, 10 * kBlock); }, {"/clone"}},
+    {"punch-unaligned",
+     [](World& w) { return w.allocate("/small", AllocateMode::kPunch, 50, 6'000); },
+     {"/small"},
+     Atomicity::kSteps},
+    {"zero",
+     [](World& w) { return w.allocate("/big", AllocateMode::kZero, 3 * kBlock + 3, 30 * kBlock); },
+     {"/big"},
+     Atomicity::kSteps},
+    {"zero-keep",
+     [](World& w) { return w.allocate("/clone", AllocateMode::kZeroKeep, 18 * kBlock, 10 * kBlock); },
+     {"/clone"}},
     // names
     {"create", [](World& w) { return w.create("/n", S_IFREG | 0644); }, {}},
     {"create-long-name", [](World& w) { return w.create("/d/" + std::string(255, 'n'), S_IFREG | 0644); }, {}},
@@ -334,12 +418,27 @@ const Operation kOperations[] = {
     {"unlink-one-of-two", [](World& w) { return w.unlink("/small"); }, {}},
     {"unlink", [](World& w) { return w.unlink("/clone"); }, {}},
     {"unlink-symlink", [](World& w) { return w.unlink("/l"); }, {}},
-    {"unlink-open", [](World& w) -> Result<> { TRY(w.hold("/border")); return w.unlink("/border"); }, {}},
-    {"close-unlinked", [](World& w) -> Result<> { w.let_go(); return {}; }, {}},
+    {"unlink-open",
+     [](World& w) -> Result<> {
+       TRY(w.hold("/border"));
+       return w.unlink("/border");
+     },
+     {}},
+    {"close-unlinked",
+     [](World& w) -> Result<> {
+       w.let_go();
+       return {};
+     },
+     {}},
     {"rmdir", [](World& w) { return w.remove_directory("/d/e"); }, {}},
     {"rename", [](World& w) { return w.rename("/small", "/d/r"); }, {}},
     {"rename-over", [](World& w) { return w.rename("/empty", "/clone"); }, {}},
-    {"rename-over-open", [](World& w) -> Result<> { TRY(w.hold("/big")); return w.rename("/border", "/big"); }, {}},
+    {"rename-over-open",
+     [](World& w) -> Result<> {
+       TRY(w.hold("/big"));
+       return w.rename("/border", "/big");
+     },
+     {}},
     {"rename-directory", [](World& w) { return w.rename("/d/e", "/de"); }, {}},
     {"rename-directory-over", [](World& w) { return w.rename("/m", "/d/e"); }, {}},
     {"rename-noreplace", [](World& w) { return w.rename("/x", "/d/x", RenameMode::kNoReplace); }, {}},
@@ -351,33 +450,113 @@ const Operation kOperations[] = {
     {"chown-and-times", chown_and_times, {}},
     {"setxattr", [](World& w) { return w.set_attribute("/big", "user.new", 50); }, {"/big"}},
     {"setxattr-replace", [](World& w) { return w.set_attribute("/small", "user.long", 9'000); }, {"/small"}},
-    {"removexattr", [](World& w) -> Result<> { return w.volume().remove_attribute(TRY(w.inode("/small")), "user.long"); }, {"/small"}},
+    {"removexattr",
+     [](World& w) -> Result<> { return w.volume().remove_attribute(TRY(w.inode("/small")), "user.long"); },
+     {"/small"}},
     // clones
     {"clone-file", [](World& w) { return w.clone("/big", 0, "/empty", 0, 0); }, {"/empty"}},
     {"clone-over", [](World& w) { return w.clone("/small", 0, "/clone", 0, 0); }, {"/clone"}, Atomicity::kSteps},
-    {"clone-range", [](World& w) { return w.clone("/big", 0, "/clone", 4 * kBlock, 9 * kBlock); }, {"/clone"}, Atomicity::kSteps},
-    {"clone-unaligned", [](World& w) { return w.clone("/small", 100, "/border", 50, 5'000); }, {"/border"}, Atomicity::kSteps},
+    {"clone-range",
+     [](World& w) { return w.clone("/big", 0, "/clone", 4 * kBlock, 9 * kBlock); },
+     {"/clone"},
+     Atomicity::kSteps},
+    {"clone-unaligned",
+     [](World& w) { return w.clone("/small", 100, "/border", 50, 5'000); },
+     {"/border"},
+     Atomicity::kSteps},
     {"clone-within", [](World& w) { return w.clone("/big", 0, "/big", 20 * kBlock, 6 * kBlock); }, {"/big"}},
     {"clone-to-volume", [](World& w) { return w.clone("/border", 0, "other:/o", 0, 0); }, {"other:/o"}},
+    // clones and equal ranges, by the ioctls' rules
+    {"reflink-range",
+     [](World& w) {
+       return w.reflink("/border", 2 * kMiB - 2 * kBlock, "/clone", 3 * kBlock, 4 * kBlock, ReflinkMode::kClone);
+     },
+     {"/clone"},
+     Atomicity::kSteps},
+    {"reflink-within",
+     [](World& w) { return w.reflink("/big", 20 * kBlock, "/big", 2 * kBlock, 3 * kBlock, ReflinkMode::kClone); },
+     {"/big"},
+     Atomicity::kSteps},
+    {"reflink-to-end",
+     [](World& w) { return w.reflink("/small", kBlock, "/border", 4 * kMiB, 0, ReflinkMode::kClone); },
+     {"/border"},
+     Atomicity::kSteps},
+    {"reflink-to-volume",
+     [](World& w) { return w.reflink("/big", 16 * kBlock, "other:/o", kBlock, 6 * kBlock, ReflinkMode::kClone); },
+     {"other:/o"},
+     Atomicity::kSteps},
+    {"replace", [](World& w) { return w.reflink("/small", 0, "/clone", 0, 0, ReflinkMode::kReplace); }, {"/clone"}},
+    {"replace-in-volume",
+     [](World& w) { return w.reflink("/border", 0, "other:/o", 0, 0, ReflinkMode::kReplace); },
+     {"other:/o"}},
+    {"dedupe", [](World& w) { return w.reflink("/big", 0, "/twin", 0, 6 * kBlock, ReflinkMode::kDedupe); }, {}},
+    {"dedupe-within",
+     [](World& w) { return w.reflink("/twin", 0, "/twin", 6 * kBlock, 6 * kBlock, ReflinkMode::kDedupe); },
+     {}},
+    {"dedupe-tail", [](World& w) { return w.reflink("/small", 0, "/tail", 0, 10'240, ReflinkMode::kDedupe); }, {}},
+    {"dedupe-to-volume",
+     [](World& w) { return w.reflink("/twin", 0, "other:/o", 0, 5 * kBlock, ReflinkMode::kDedupe); },
+     {}},
+    {"dedupe-different",
+     [](World& w) { return w.reflink("/big", 0, "/twin", kBlock, 2 * kBlock, ReflinkMode::kDedupe); },
+     {}},
     // volumes
     {"snapshot", [](World& w) { return only_status(w.pool().snapshot("main", "monday", true)); }, {}},
-    {"snapshot-writable", [](World& w) -> Result<> { TRY(w.pool().snapshot("other", "tuesday", false)); return w.mount_all(); }, {}},
-    {"volume-create", [](World& w) -> Result<> { TRY(w.pool().create_volume("new")); return w.mount_all(); }, {}},
-    {"volume-delete", [](World& w) { return unmounted(w, "other", [&] { return w.pool().delete_volume("other"); }); }, {}},
+    {"snapshot-writable",
+     [](World& w) -> Result<> {
+       TRY(w.pool().snapshot("other", "tuesday", false));
+       return w.mount_all();
+     },
+     {}},
+    {"volume-create",
+     [](World& w) -> Result<> {
+       TRY(w.pool().create_volume("new"));
+       return w.mount_all();
+     },
+     {}},
+    {"volume-delete",
+     [](World& w) { return unmounted(w, "other", [&] { return w.pool().delete_volume("other"); }); },
+     {}},
     {"snapshot-delete", [](World& w) { return w.pool().delete_volume("snap"); }, {}},
-    {"rollback", [](World& w) { return unmounted(w, "work", [&] { return w.pool().rollback("work", "snap"); }); }, {"work:*"}},
+    {"rollback",
+     [](World& w) { return unmounted(w, "work", [&] { return w.pool().rollback("work", "snap"); }); },
+     {"work:*"}},
     // poison
     {"poison", [](World& w) { return poison(w, "/small", 0); }, {}},
     {"poison-shared", [](World& w) { return poison(w, "/clone", 3); }, {}},
     {"rescue", [](World& w) { return w.poison_cached("/clone", FileBlock(5), false); }, {}, Atomicity::kWhole, true},
-    {"rescue-border", [](World& w) { return w.poison_cached("/border", FileBlock(511), false); }, {}, Atomicity::kWhole, true},
+    {"rescue-border",
+     [](World& w) { return w.poison_cached("/border", FileBlock(511), false); },
+     {},
+     Atomicity::kWhole,
+     true},
     {"rescue-own", [](World& w) { return w.poison_cached("/big", FileBlock(6), true); }, {}, Atomicity::kWhole, true},
     {"rescue-end", [](World& w) { return w.poison_cached("/small", FileBlock(2), true); }, {}, Atomicity::kWhole, true},
-    {"heal-by-writing", [](World& w) { return w.write("/clone", 3 * kBlock, kBlock); }, {"/clone"}, Atomicity::kInPlace},
+    {"heal-by-writing",
+     [](World& w) { return w.write("/clone", 3 * kBlock, kBlock); },
+     {"/clone"},
+     Atomicity::kInPlace},
     {"heal-by-punching", [](World& w) { return w.allocate("/small", AllocateMode::kPunch, 0, kBlock); }, {"/small"}},
+    {"policy", [](World& w) { return w.set_policy("/d", "zero,none"); }, {"/d"}},
+    {"policy-of-file", [](World& w) { return w.set_policy("/small", "zero"); }, {"/small"}},
+    {"policy-of-volume", [](World& w) { return w.set_policy("/", "none"); }, {"/"}},
+    {"policy-removed",
+     [](World& w) -> Result<> { return w.volume().remove_attribute(TRY(w.inode("/d")), kPoisonPolicyAttribute); },
+     {"/d"}},
+    // scrubs
+    {"patrol", [](World& w) { return patrol_reads_once(w, [](Patrol& patrol) { return patrol.begin(1); }); }, {}},
+    {"patrol-pass", [](World& w) { return patrol_ends(w, [](Patrol& patrol) { return patrol.begin(0); }); }, {}},
+    {"patrol-resumed", [](World& w) { return patrol_ends(w, [](Patrol& patrol) { return patrol.resume(0); }); }, {}},
+    {"patrol-paused", [](World& w) { return w.pool().patrol().pause(); }, {}},
+    {"patrol-stopped", [](World& w) { return w.pool().patrol().stop(); }, {}},
     {"scrub", [](World& w) { return only_status(w.pool().scrub({})); }, {}},
     // the rest
-    {"settle", [](World& w) -> Result<> { w.pool().settle(); return {}; }, {}},
+    {"settle",
+     [](World& w) -> Result<> {
+       w.pool().settle();
+       return {};
+     },
+     {}},
     {"sync", [](World& w) { return w.volume().sync_all(); }, {}},
 };
 

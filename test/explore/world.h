@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/patrol.h"
 #include "engine/pool.h"
 #include "test/recording_medium.h"
 
@@ -40,9 +41,18 @@ class World {
   Result<> remove_directory(std::string_view path);
   Result<> rename(std::string_view from, std::string_view to, RenameMode mode = RenameMode::kReplace);
   Result<> link(std::string_view from, std::string_view to);
+  // The bytes of one file, written to another.
+  Result<> copy(std::string_view from, std::string_view to, std::uint64_t to_offset, std::uint64_t length);
   Result<> set_attribute(std::string_view path, std::string_view name, std::uint64_t length);
+  Result<> set_policy(std::string_view path, std::string_view policy);
   // Whole file when length is 0.
   Result<> clone(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset, std::uint64_t length);
+  // By the rules of the kernel's ioctls.
+  Result<> reflink(std::string_view from, std::uint64_t from_offset, std::string_view to, std::uint64_t to_offset,
+                   std::uint64_t length, ReflinkMode mode);
+  // Gives the patrol an order while its thread runs, and waits until `until` holds; then the thread ends, as with its
+  // daemon.
+  Result<> patrol(const std::function<Result<>(Patrol&)>& order, const std::function<bool(const ScrubStatus&)>& until);
   // As a process that has the file open: it stays when its name goes.
   Result<> hold(std::string_view path);
   void let_go();

@@ -31,6 +31,13 @@ struct BaseImage {
   std::vector<BlockNumber> chunks;                                 // headers
   std::vector<BlockNumber> blocks[format::kBlockTypeCount];        // metadata blocks by type; [0]: free ones
   std::vector<BlockNumber> used;                                   // all that are not free
+
+  // One of the type, or of all that are used if the base has none of it.
+  BlockNumber metadata_block(std::size_t type, std::size_t which) const {
+    const auto& list = blocks[type % format::kBlockTypeCount];
+    const auto& some = list.empty() ? used : list;
+    return some[which % some.size()];
+  }
 };
 
 BaseImage& base_image(BaseKind kind);

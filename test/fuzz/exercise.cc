@@ -6,7 +6,13 @@
 #include <cstring>
 
 #include "engine/check.h"
+#include "engine/health.h"
+#include "engine/metadata.h"
+#include "engine/patrol.h"
+#include "engine/poison_policy.h"
+#include "engine/space_usage.h"
 #include "engine/store.h"
+#include "engine/survey.h"
 
 namespace daxcow::fuzz {
 
@@ -110,7 +116,11 @@ void Exercise::look_at_attributes(const File& file) {
 
 void Exercise::read(const File& file, std::uint64_t offset, std::uint64_t length) {
   const auto lease = file.volume->read(file.inode, offset, length, true);
-  if (!lease) return;
+  if (!lease) {
+    if (lease.error().code == ErrorCode::kPoisoned)
+      read_zeros(file, offset, std::min<std::uint64_t>(length, kReadBytes));
+    return;
+  }
   std::uint64_t bytes = 0;
   const auto& medium = pool_.store().medium();
   const auto* const mapping = medium.mapping();
@@ -125,6 +135,14 @@ void Exercise::read(const File& file, std::uint64_t offset, std::uint64_t length
     CHECK(pool_.store().holds_data({BlockNumber(first), end - first}));
   }
   CHECK(bytes == lease->bytes() && bytes <= length);
+}
+
+// Whatever the file's policy is.
+void Exercise::read_zeros(const File& file, std::uint64_t offset, std::uint64_t length) {
+  (void)file.volume->poison_policy(file.inode);
+  std::vector<std::byte> to(length);
+  const auto bytes = file.volume->read_with_zeros(file.inode, offset, to);
+  CHECK(!bytes || *bytes <= length);
 }
 
 void Exercise::look_at_data(const File& file) {
@@ -148,31 +166,123 @@ void Exercise::look_at_data(const File& file) {
   });
 }
 
+// What concerns the pool as a whole. False if the record is about something else.
+bool Exercise::operate_on_pool(const Record& record) {
+  const std::string name = "made" + std::to_string(record.value % 4);
+  const std::string volume_name = volume_names_.empty() ? "main" : volume_names_[record.block % volume_names_.size()];
+  switch (record.target) {
+    case Target::kReport: {
+      const BlockNumber block(record.field % 2 == 0 || blocks_.empty()
+                                  ? record.value % (pool_.store().medium().block_count() + 1)
+                                  : blocks_[record.value % blocks_.size()].value);
+      (void)pool_.report(block, 50);
+      return true;
+    }
+    case Target::kSettle:
+      pool_.settle();
+      return true;
+    case Target::kScrub:
+      (void)pool_.scrub({});
+      return true;
+    case Target::kSurvey:
+      survey(record);
+      return true;
+    case Target::kPatrol:
+      patrol(record);
+      return true;
+    case Target::kGoBad:
+      go_bad(record);
+      return true;
+    case Target::kSnapshot:
+      (void)pool_.snapshot(volume_name, name, record.field % 2);
+      return true;
+    case Target::kDeleteVolume:
+    case Target::kRollback:
+      // Only what is not mounted.
+      std::erase_if(files_, [&](const File& file) { return file.volume->name() == volume_name; });
+      std::erase_if(volumes_, [&](const auto& volume) {
+        if (volume->name() != volume_name) return false;
+        volume->forget_all();
+        return true;
+      });
+      if (record.target == Target::kDeleteVolume)
+        (void)pool_.delete_volume(volume_name);
+      else
+        (void)pool_.rollback(volume_name,
+                             volume_names_.empty() ? "main" : volume_names_[record.slot % volume_names_.size()]);
+      return true;
+    default:
+      return false;
+  }
+}
+
+void Exercise::survey(const Record& record) {
+  (void)pool_.health();
+  (void)pool_.statistics();
+  const auto survey = pool_.survey(1 + record.value % 5000);
+  if (!survey) return;
+  std::uint64_t blocks = 0;
+  for (const SurveyCell& cell : survey->cells)
+    for (const std::uint64_t count : cell.blocks) blocks += count;
+  CHECK(blocks == survey->pool_blocks);
+}
+
+// The patrol's thread runs within this call only. What it leaves is gone on with by the next, or by the next open.
+void Exercise::patrol(const Record& record) {
+  Patrol& patrol = pool_.patrol();
+  if (pool_.store().read_only()) return (void)patrol.status();
+  const std::uint64_t rate = record.field % 2 == 0 ? 0 : record.value % (64ull << 20);
+  if (!patrol.start_thread(record.field / 32 % 4 == 0 ? rate : 0)) return;
+  switch (record.field / 2 % 4) {
+    case 0:
+      (void)patrol.begin(rate);
+      break;
+    case 1:
+      (void)patrol.pause();
+      break;
+    case 2:
+      (void)patrol.resume(record.field % 2 == 0 ? std::optional<std::uint64_t>() : rate);
+      break;
+    default:
+      (void)patrol.stop();
+      break;
+  }
+  (void)patrol.status();
+  if (record.field / 8 % 2 == 0) (void)patrol.pause();
+  (void)patrol.run(0, {});
+  if (record.field / 16 % 2 == 0) (void)patrol.resume({});
+  patrol.stop_thread();
+  (void)patrol.status();
+}
+
+void Exercise::go_bad(const Record& record) {
+  WorkingImage& image = *base_.work;
+  if (record.field % 4 == 0 && !blocks_.empty()) return image.make_bad(blocks_[record.block % blocks_.size()]);
+  const BlockNumber block = base_.metadata_block(record.slot, record.block);
+  if (record.field % 4 != 1) image.make_bad(block);
+  if (record.field % 4 != 2) image.make_bad(Metadata::mirror_of(block));
+}
+
+void Exercise::account(const Record& record) {
+  if (const auto infos = pool_.volumes(); infos && record.field % 4 == 0)
+    for (const VolumeInfo& info : *infos) (void)space_of_volume(pool_, info.number);
+  const File* const one = file(record.block);
+  if (one == nullptr) return;
+  std::vector<InodeNumber> tops;
+  for (std::size_t i = 0; i <= record.field / 4 % 4u; ++i)
+    if (const File& some = *file(record.block + i * record.slot); some.volume == one->volume)
+      tops.push_back(some.inode);
+  if (record.field % 4 == 1) tops.assign(1, kRoot);
+  const auto usage = space_of_trees(pool_, *one->volume, tops);
+  CHECK(!usage || (usage->exclusive_data_blocks <= usage->data_blocks &&
+                   usage->exclusive_metadata_blocks <= usage->metadata_blocks));
+}
+
 void Exercise::operate(const Record& record) {
+  if (operate_on_pool(record)) return;
   const File* const one = file(record.block);
   const File* const other = file(record.slot);
   const std::string name = "made" + std::to_string(record.value % 4);
-  if (record.target == Target::kReport) {
-    const BlockNumber block(record.field % 2 == 0 || blocks_.empty() ? record.value % (pool_.store().medium().block_count() + 1)
-                                                                    : blocks_[record.value % blocks_.size()].value);
-    (void)pool_.report(block, 50);
-    return;
-  }
-  if (record.target == Target::kSettle) return pool_.settle();
-  if (record.target == Target::kScrub) return (void)pool_.scrub({});
-  const std::string volume_name = volume_names_.empty() ? "main" : volume_names_[record.block % volume_names_.size()];
-  if (record.target == Target::kSnapshot) return (void)pool_.snapshot(volume_name, name, record.field % 2);
-  if (record.target == Target::kDeleteVolume || record.target == Target::kRollback) {
-    // Only what is not mounted.
-    std::erase_if(files_, [&](const File& file) { return file.volume->name() == volume_name; });
-    std::erase_if(volumes_, [&](const auto& volume) {
-      if (volume->name() != volume_name) return false;
-      volume->forget_all();
-      return true;
-    });
-    if (record.target == Target::kDeleteVolume) return (void)pool_.delete_volume(volume_name);
-    return (void)pool_.rollback(volume_name, volume_names_.empty() ? "main" : volume_names_[record.slot % volume_names_.size()]);
-  }
   if (volumes_.empty()) return;
   const auto& volume = one != nullptr ? one->volume : volumes_[record.block % volumes_.size()];
   const InodeNumber directory = one != nullptr && S_ISDIR(one->mode) ? one->inode : kRoot;
@@ -226,9 +336,47 @@ void Exercise::operate(const Record& record) {
       if (names && !names->empty()) (void)volume->remove_attribute(one->inode, (*names)[record.value % names->size()]);
       return;
     }
+    case Target::kReadZeros:
+      return read_zeros(*one, offset, std::min<std::uint64_t>(length, 1 << 20));
+    case Target::kPolicy:
+      return set_policy(record, *one);
+    case Target::kReflink:
+      return reflink(record, *one, *other);
+    case Target::kUsage:
+      return account(record);
     case Target::kSeek: return (void)volume->seek(one->inode, offset << (record.field / 2 % 16), record.field % 2);
     default: return;
   }
+}
+
+// Offsets of whole blocks mostly, for the others are refused; content made equal first, for else little is.
+void Exercise::reflink(const Record& record, const File& from, const File& to) {
+  const auto source = from.volume->attributes(from.inode);
+  if (!source) return;
+  const std::uint64_t mask = record.field / 5 % 8 == 0 ? ~0ull : ~0xfffull;
+  const ReflinkRange range{.from_offset = (record.value & 0xfffff) & mask,
+                           .to_offset = (record.value >> 20 & 0xfffff) & mask,
+                           .length = (record.value >> 40) & mask};
+  if (record.field / 40 % 2 == 0) {
+    const auto same = std::span(content()).first(std::min(kWriteBytes, range.length));
+    (void)from.volume->write(from.inode, range.from_offset, same);
+    (void)to.volume->write(to.inode, range.to_offset, same);
+  }
+  const auto mode = static_cast<ReflinkMode>(record.field % 5);
+  const auto done = from.volume->reflink({from.inode, source->generation}, *to.volume, to.inode, range, mode,
+                                         record.field / 80 % 2 * S_ISUID);
+  CHECK(!done || done->new_bytes <= done->bytes);
+}
+
+void Exercise::set_policy(const Record& record, const File& file) {
+  static constexpr std::string_view kPolicies[] = {"zero", "zero,none", "error,late", "early,zero",
+                                                   "none", "what",      "zero,error", ""};
+  const std::string_view policy = kPolicies[record.value % std::size(kPolicies)];
+  const InodeNumber inode = record.field % 2 == 0 ? file.inode : file.directory;
+  (void)file.volume->set_attribute(inode, kPoisonPolicyAttribute, std::as_bytes(std::span(policy)),
+                                   Volume::SetAttributeMode::kAny);
+  const PoisonPolicy now = file.volume->poison_policy(file.inode);
+  if (now.zero) read_zeros(file, 0, kReadBytes);
 }
 
 void Exercise::operate_a_little() {

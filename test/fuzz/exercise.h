@@ -8,13 +8,15 @@
 #include <vector>
 
 #include "engine/pool.h"
+#include "test/fuzz/base_images.h"
 #include "test/fuzz/input.h"
 
 namespace daxcow::fuzz {
 
 class Exercise {
  public:
-  explicit Exercise(Pool& pool) : pool_(pool) {}
+  // `base` is what the pool was made from, and its memory.
+  Exercise(Pool& pool, BaseImage& base) : pool_(pool), base_(base) {}
   // Gives all volumes back.
   ~Exercise();
 
@@ -42,9 +44,18 @@ class Exercise {
   void look_at_data(const File& file);
   void look_at_attributes(const File& file);
   void read(const File& file, std::uint64_t offset, std::uint64_t length);
+  void read_zeros(const File& file, std::uint64_t offset, std::uint64_t length);
+  bool operate_on_pool(const Record& record);
+  void survey(const Record& record);
+  void patrol(const Record& record);
+  void go_bad(const Record& record);
+  void account(const Record& record);
+  void reflink(const Record& record, const File& from, const File& to);
+  void set_policy(const Record& record, const File& file);
   const File* file(std::uint64_t which) const { return files_.empty() ? nullptr : &files_[which % files_.size()]; }
 
   Pool& pool_;
+  BaseImage& base_;
   std::vector<std::shared_ptr<Volume>> volumes_;
   std::vector<std::string> volume_names_;
   std::vector<File> files_;

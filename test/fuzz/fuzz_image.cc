@@ -17,7 +17,7 @@ namespace daxcow::fuzz {
 
 namespace {
 
-constexpr std::uint64_t kCacheBytes = 4 << 20;
+constexpr std::uint64_t kCacheBytes = 4 << 20, kSmallCacheBytes = 128 << 10;
 
 void print(const char* what, const Result<CheckReport>& checked) {
   std::fprintf(stderr, "%s\n", what);
@@ -41,15 +41,17 @@ const bool kVerbose = std::getenv("DAXCOW_FUZZ_VERBOSE") != nullptr;
 bool has(const Input& input, InputFlag flag) { return (input.flags & flag) != 0; }
 
 // Fails if the pool does not open.
-Result<> use(WorkingImage& image, const Input& input) {
+Result<> use(BaseImage& base, const Input& input) {
+  WorkingImage& image = *base.work;
   const bool read_only = has(input, kOpenReadOnly);
-  const auto pool = Pool::open(image.medium(read_only), {.read_only = read_only,
-                                                         .cache_bytes = kCacheBytes,
-                                                         .directory_bytes = kCacheBytes,
-                                                         .background = false,
-                                                         .log = {}});
+  const auto pool =
+      Pool::open(image.medium(read_only), {.read_only = read_only,
+                                           .cache_bytes = has(input, kSmallCache) ? kSmallCacheBytes : kCacheBytes,
+                                           .directory_bytes = kCacheBytes,
+                                           .background = false,
+                                           .log = {}});
   if (!pool) return std::unexpected(pool.error());
-  Exercise exercise(**pool);
+  Exercise exercise(**pool, base);
   exercise.mount(read_only || has(input, kMountReadOnly));
   if (!has(input, kSkipWalk)) exercise.walk();
   bool operations = false;
@@ -83,12 +85,12 @@ void fuzz_image(std::span<const std::uint8_t> bytes) {
   apply_edits(base, input);
   if (has(input, kRebuildReverseMap)) rebuild_reverse_map(base);
 
-  const bool poison = std::ranges::any_of(input.records, [](const Record& r) { return r.target == Target::kBadBlock; });
+  const bool poison = std::ranges::any_of(input.records, [](const Record& r) { return r.makes_bad(); });
   if (has(input, kRepairFirst)) repair_image(image, poison);
-  if (has(input, kSkipChecks)) return (void)use(image, input);
+  if (has(input, kSkipChecks)) return (void)use(base, input);
   const auto before = check(image.medium(true), {});
   if (kVerbose) print("before:", before);
-  const auto used = use(image, input);
+  const auto used = use(base, input);
   if (kVerbose && !used) std::fprintf(stderr, "does not open: %s\n", describe(used.error()).c_str());
   const auto after = check(image.medium(true), {});
   if (kVerbose) print("after:", after);

@@ -85,8 +85,15 @@ class Editor {
         return;
       case Target::kAnyWord:
         return edit_metadata(record, base_.used);
+      case Target::kBadCopies: {
+        const BlockNumber block = base_.metadata_block(record.slot, record.block);
+        image_.make_bad(block);
+        image_.make_bad(Metadata::mirror_of(block));
+        return;
+      }
       case Target::kRoots:
       case Target::kVolumeZero:
+      case Target::kScrubRecord:
       default:
         return edit_metadata(record, base_.blocks[static_cast<std::size_t>(type_of(record.target))]);
       case Target::kBlockCopy:

@@ -34,6 +34,11 @@ constexpr Field kRootsFields[] = {FIELD(Roots, generation_limit), FIELD(Roots, m
                                   FIELD(Roots, unsafe_shutdowns_known), PART(Roots, device_id, 0, 8), FIELD(Roots, blocks_lost),
                                   FIELD(Roots, blocks_healed), FIELD(Roots, blocks_cleared), FIELD(Roots, metadata_repaired)};
 
+constexpr Field kScrubFields[] = {FIELD(ScrubRecord, state),           FIELD(ScrubRecord, position),
+                                  FIELD(ScrubRecord, blocks_read),     FIELD(ScrubRecord, blocks_found),
+                                  FIELD(ScrubRecord, started_seconds), FIELD(ScrubRecord, finished_seconds),
+                                  FIELD(ScrubRecord, passes),          FIELD(ScrubRecord, bytes_per_second)};
+
 // What leads somewhere or counts is there twice.
 constexpr Field kInodeFields[] = {
     FIELD(InodeRecord, mode), {1, 1}, FIELD(InodeRecord, link_count), FIELD(InodeRecord, uid), FIELD(InodeRecord, gid),
@@ -72,6 +77,7 @@ constexpr std::array<Layout, kEdits> make_layouts() {
   set(Target::kDescriptor, {kDescriptorOffset, 8, kChunkPayload, kDescriptorFields});
   set(Target::kRoots, {0, 4096, 1, kRootsFields});
   set(Target::kVolumeZero, {offsetof(Roots, volume_zero), 256, 1, kInodeFields});
+  set(Target::kScrubRecord, {offsetof(Roots, scrub), sizeof(ScrubRecord), 1, kScrubFields});
   set(Target::kInode, {0, sizeof(InodeRecord), kInodesPerBlock, kInodeFields});
   set(Target::kGranule, {0, kGranuleBytes, kGranulesPerBlock, kGranuleFields});
   set(Target::kAttribute, {0, 8, 509, kAttributeFields});

@@ -21,7 +21,7 @@ struct Layout {
   std::span<const Field> fields;  // of an element
 };
 
-// For edits of fields; not for kBlockCopy, kBadBlock, kName.
+// For edits of fields; not for kBlockCopy, kBadBlock, kBadCopies, kName.
 const Layout& layout_of(Target target);
 
 }  // namespace daxcow::fuzz

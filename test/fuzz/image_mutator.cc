@@ -117,7 +117,7 @@ Input mutate(Input input, std::uint64_t seed, const std::function<void(std::span
     } else if (once_in(random, 3)) {
       input.base = static_cast<std::uint8_t>(below(random, kBaseKinds));
     } else {
-      input.flags = static_cast<std::uint8_t>(input.flags ^ 1u << below(random, 7));
+      input.flags = static_cast<std::uint8_t>(input.flags ^ 1u << below(random, 8));
     }
   }
   return input;

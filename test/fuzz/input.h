@@ -9,7 +9,7 @@
 
 namespace daxcow::fuzz {
 
-// What a record is about. The order is the encoding.
+// What a record is about. The order is the encoding, which inputs are kept in: what is new comes last.
 enum class Target : std::uint8_t {
   // --- edits
   kSuperblock, kChunkHeader, kDescriptor, kRoots, kVolumeZero, kMapEntry, kInode, kGranule, kName, kAttribute, kSymlink, kOrphan,
@@ -17,10 +17,19 @@ enum class Target : std::uint8_t {
   kAnyWord,    // 8 bytes at any place of any metadata block
   kBlockCopy,  // the content of another block of the same type
   kBadBlock,   // the medium lists the block as bad
+  kScrubRecord,
+  kBadCopies,  // both copies of a metadata block
   kEditCount,
   // --- operations
   kCreate = 64, kWrite, kRead, kUnlink, kRename, kLink, kTruncate, kAllocate, kClone, kSetAttribute, kRemoveAttribute, kSnapshot,
   kDeleteVolume, kRollback, kReport, kSeek, kSettle, kScrub, kRemoveDirectory,
+  kReadZeros,  // as for files whose policy is zero
+  kPolicy,     // for lost data
+  kReflink,    // shares ranges as the kernel's ioctls do, equal ones too
+  kUsage,      // what space belongs to what
+  kSurvey,     // figures of the whole pool
+  kPatrol,     // orders to the scrub in the background
+  kGoBad,      // blocks become bad while the pool is in use
   kOperationEnd,
 };
 inline constexpr std::uint8_t kEdits = static_cast<std::uint8_t>(Target::kEditCount);
@@ -60,6 +69,7 @@ struct Record {
   ValueKind value_kind{};
   std::uint64_t value = 0;
 
+  bool makes_bad() const { return target == Target::kBadBlock || target == Target::kBadCopies || target == Target::kGoBad; }
   bool is_edit() const { return static_cast<std::uint8_t>(target) < kFirstOperation; }
 };
 static_assert(sizeof(Record) == 16);
@@ -73,6 +83,7 @@ enum InputFlag : std::uint8_t {
   kSkipWalk = 16,
   kRepairLast = 64,
   kSkipChecks = 32,  // for speed; then nothing is known of whether the image was clean
+  kSmallCache = 128,  // so that metadata is read from the medium again
 };
 
 struct Input {

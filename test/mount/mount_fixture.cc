@@ -62,8 +62,7 @@ bool wait_until(const std::function<bool()>& condition) {
   return true;
 }
 
-// --- the pool
-// ----------------------------------------------------------------------------------------------------------
+// --- the pool --------------------------------------------------------------------------------------------------------
 
 MountedPool::MountedPool(std::uint64_t size_bytes) : directory_(pool_base()) {
   need_run(fmt::format("mkfs.daxcow --quiet --size {} $POOL", size_bytes));
@@ -226,8 +225,7 @@ std::multiset<std::string> ranges_of(const json& list) {
   return ranges;
 }
 
-// --- files
-// -------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 FileDescriptor need_open(const std::string& path, int flags, mode_t mode) {
   FileDescriptor file(::open(path.c_str(), flags | O_CLOEXEC, mode));
@@ -295,8 +293,7 @@ void drop_pages(const std::string& path) {
   REQUIRE(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) == 0);
 }
 
-// --- processes
-// ---------------------------------------------------------------------------------------------------------
+// --- processes -------------------------------------------------------------------------------------------------------
 
 Child::Child(const std::function<int()>& body) {
   std::fflush(nullptr);

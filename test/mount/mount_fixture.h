@@ -101,8 +101,7 @@ class MountedPool {
 // "VOLUME:PATH@OFFSET+LENGTH" of each owner or event, sorted: easy to compare and to read.
 std::multiset<std::string> ranges_of(const nlohmann::json& list);
 
-// --- files
-// -------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 FileDescriptor need_open(const std::string& path, int flags, mode_t mode = 0644);
 // Blocks of 4 KiB that tell which they are: byte i of block n is a function of seed, n and i.
@@ -117,8 +116,7 @@ std::set<std::uint64_t> unreadable_blocks(const std::string& path);
 // Has the kernel forget the clean pages of a file.
 void drop_pages(const std::string& path);
 
-// --- processes
-// ---------------------------------------------------------------------------------------------------------
+// --- processes -------------------------------------------------------------------------------------------------------
 
 // A child that runs `body` and exits with what that returns. Killed and waited for at the end of its life.
 class Child {

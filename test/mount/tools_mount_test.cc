@@ -131,6 +131,10 @@ TEST_CASE("daxcow takes a path on a mount for the pool, and tells what is mounte
   CHECK(pool.run("mkfs.daxcow --force $POOL").exit_code == 1);
   check_refused(pool, "daxcow map main", "not a regular file");
   check_refused(pool, "daxcow stat .", "neither a pool");
+  // Of a device that is gone as of a file that was moved, the mount still leads to the daemon.
+  pool.need_run("mv $POOL moved && daxcow stat main && daxcow map main/directory/file");
+  check_refused(pool, "daxcow stat nowhere", "nowhere");
+  pool.need_run("mv moved $POOL && daxcow stat main");
 
   // A follower ends, well, with the last mount.
   pool.need_run("(daxcow events --follow --json main >followed; echo $? >ended) & sleep 0.5");
