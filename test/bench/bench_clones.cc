@@ -23,7 +23,8 @@ bool can_clone(const Peer& peer, const std::string& source) {
   return can;
 }
 
-void measure_clones(const Peer& peer, const std::string& source, const std::string& metric, unsigned maximum, const Report& report) {
+void measure_clones(const Peer& peer, const std::string& source, const std::string& metric, unsigned maximum,
+                    const Report& report) {
   const auto from = open_file(peer.path(source), O_RDONLY);
   const auto target = peer.path("clone");
   Samples clones, deletions;
@@ -45,7 +46,9 @@ bool prepare_4k(const Peer& peer, const Parameters&) {
   fill_file(peer.path("source-4k"), kBlockBytes);
   return can_clone(peer, "source-4k");
 }
-void clone_4k(const Peer& peer, const Parameters&, const Report& report) { measure_clones(peer, "source-4k", "clone_4k", 300, report); }
+void clone_4k(const Peer& peer, const Parameters&, const Report& report) {
+  measure_clones(peer, "source-4k", "clone_4k", 300, report);
+}
 void finish_4k(const Peer& peer, const Parameters&) { remove_file(peer.path("source-4k")); }
 
 bool prepare_contiguous(const Peer& peer, const Parameters& parameters) {
@@ -92,8 +95,8 @@ void finish_deep(const Peer& peer, const Parameters& parameters) {
   for (unsigned i = 0; i < parameters.depth; ++i) remove_file(peer.path(generation(i)));
 }
 
-// 4 KiB overwrites, each made durable: of a file of its own; then of a clone, first the first one in each 2 MiB (which finds the
-// map shared too), then others.
+// 4 KiB overwrites, each made durable: of a file of its own; then of a clone, first the first one in each 2 MiB (which
+// finds the map shared too), then others.
 bool prepare_overwrite(const Peer& peer, const Parameters& parameters) {
   fill_fragmented_file(peer, "source", parameters.random_file_bytes, parameters.random_file_bytes / kBlockBytes);
   return true;

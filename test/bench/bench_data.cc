@@ -31,7 +31,8 @@ bool prepare(const Peer& peer, const Parameters& parameters) {
 void finish(const Peer& peer, const Parameters&) { remove_file(peer.path("data")); }
 
 // Nanoseconds of an operation when so many threads do them at once: the time of all, over their number.
-double run_threads(unsigned threads, std::uint64_t operations, const std::function<void(unsigned thread, std::uint64_t count)>& work) {
+double run_threads(unsigned threads, std::uint64_t operations,
+                   const std::function<void(unsigned thread, std::uint64_t count)>& work) {
   std::vector<std::thread> running;
   const auto start = now_ns();
   for (unsigned i = 1; i < threads; ++i) running.emplace_back([&, i] { work(i, operations / threads); });
@@ -43,7 +44,8 @@ double run_threads(unsigned threads, std::uint64_t operations, const std::functi
 enum class Way { kDirect, kBuffered, kMapped };
 constexpr const char* kWayNames[] = {"direct", "buffered", "mmap"};
 
-void random_blocks(const Peer& peer, const Parameters& parameters, const Report& report, Way way, bool writing, unsigned threads) {
+void random_blocks(const Peer& peer, const Parameters& parameters, const Report& report, Way way, bool writing,
+                   unsigned threads) {
   const auto file = open_file(peer.path("data"), O_RDWR | (way == Way::kDirect ? O_DIRECT : 0));
   const std::uint64_t bytes = parameters.random_file_bytes, blocks = bytes / kBlockBytes;
   drop_pages(file.get());
@@ -63,13 +65,16 @@ void random_blocks(const Peer& peer, const Parameters& parameters, const Report&
       if (mapped != nullptr && writing) std::memcpy(mapped + offset, buffer.data, kBlockBytes);
       if (mapped != nullptr && !writing) std::memcpy(buffer.data, mapped + offset, kBlockBytes);
       if (mapped == nullptr && writing) write_all(file.get(), offset, buffer.data, kBlockBytes);
-      if (mapped == nullptr && !writing && ::pread(file.get(), buffer.data, kBlockBytes, static_cast<off_t>(offset)) < 0)
+      if (mapped == nullptr && !writing &&
+          ::pread(file.get(), buffer.data, kBlockBytes, static_cast<off_t>(offset)) < 0)
         fail_with_errno("read");
     }
     if (writing && ::fdatasync(file.get()) != 0) fail_with_errno("fdatasync");
   });
   if (mapped != nullptr) ::munmap(mapped, bytes);
-  report.value(peer, std::string("random_4k_") + (writing ? "write_" : "read_") + kWayNames[static_cast<int>(way)] + "_t" + std::to_string(threads),
+  report.value(peer,
+               std::string("random_4k_") + (writing ? "write_" : "read_") + kWayNames[static_cast<int>(way)] + "_t" +
+                   std::to_string(threads),
                each, 0, parameters.random_operations);
 }
 
@@ -79,7 +84,8 @@ void random_round(const Peer& peer, const Parameters& parameters, const Report& 
       for (const unsigned threads : {1u, 2u, 4u}) random_blocks(peer, parameters, report, way, writing, threads);
 }
 
-void sequential(const Peer& peer, const Parameters& parameters, const Report& report, Way way, bool writing, unsigned threads) {
+void sequential(const Peer& peer, const Parameters& parameters, const Report& report, Way way, bool writing,
+                unsigned threads) {
   const auto file = open_file(peer.path("data"), O_RDWR | (way == Way::kDirect ? O_DIRECT : 0));
   const std::uint64_t pieces = parameters.random_file_bytes / kMebibyte, share = pieces / threads;
   drop_pages(file.get());
@@ -88,11 +94,14 @@ void sequential(const Peer& peer, const Parameters& parameters, const Report& re
     for (std::uint64_t i = 0; i < count; ++i) {
       const std::uint64_t offset = (thread * share + i) * kMebibyte;
       if (writing) write_all(file.get(), offset, buffer.data, kMebibyte);
-      if (!writing && ::pread(file.get(), buffer.data, kMebibyte, static_cast<off_t>(offset)) < 0) fail_with_errno("read");
+      if (!writing && ::pread(file.get(), buffer.data, kMebibyte, static_cast<off_t>(offset)) < 0)
+        fail_with_errno("read");
     }
     if (writing && ::fdatasync(file.get()) != 0) fail_with_errno("fdatasync");
   });
-  report.value(peer, std::string("sequential_1m_") + (writing ? "write_" : "read_") + kWayNames[static_cast<int>(way)] + "_t" + std::to_string(threads),
+  report.value(peer,
+               std::string("sequential_1m_") + (writing ? "write_" : "read_") + kWayNames[static_cast<int>(way)] +
+                   "_t" + std::to_string(threads),
                each, 0, pieces);
 }
 

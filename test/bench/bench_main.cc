@@ -1,10 +1,10 @@
-// daxcow_bench: runs cases on directories of several filesystems in turns (first peer, second, ..., first again), and prints a line of
-// JSON for each measurement. test/bench/run makes the filesystems and the tables.
+// daxcow_bench: runs cases on directories of several filesystems in turns (first peer, second, ..., first again), and
+// prints a line of JSON for each measurement. test/bench/run makes the filesystems and the tables.
 #include <algorithm>
 #include <iostream>
 
-#include <boost/program_options.hpp>
 #include <fmt/format.h>
+#include <boost/program_options.hpp>
 
 #include "test/bench/bench_peer.h"
 
@@ -15,14 +15,16 @@ namespace options = boost::program_options;
 
 std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (const auto* group : {&kCloneCases, &kDataCases, &kNameCases}) all.insert(all.end(), group->begin(), group->end());
+  for (const auto* group : {&kCloneCases, &kDataCases, &kNameCases})
+    all.insert(all.end(), group->begin(), group->end());
   return all;
 }
 
 // "name=directory", or "name+copy=directory" where copy_file_range clones.
 Peer parse_peer(const std::string& text) {
   const auto equals = text.find('=');
-  if (equals == std::string::npos || equals == 0) throw options::error(fmt::format("\"{}\" is not NAME[+copy]=DIRECTORY", text));
+  if (equals == std::string::npos || equals == 0)
+    throw options::error(fmt::format("\"{}\" is not NAME[+copy]=DIRECTORY", text));
   Peer peer{text.substr(0, equals), text.substr(equals + 1)};
   constexpr std::string_view kCopy = "+copy";
   if (peer.name.ends_with(kCopy)) {
@@ -52,8 +54,10 @@ int run(int argc, char** argv) {
   add("rounds", options::value(&rounds)->default_value(5), "how often");
   add("file-bytes", options::value(&parameters.file_bytes)->default_value(1 << 30), "size of the file that is cloned");
   add("extents", options::value(&parameters.extents)->default_value(200'000), "extents of the fragmented one");
-  add("random-file-bytes", options::value(&parameters.random_file_bytes)->default_value(128 << 20), "size of the file that is read and written");
-  add("random-operations", options::value(&parameters.random_operations)->default_value(4096), "reads or writes of a round");
+  add("random-file-bytes", options::value(&parameters.random_file_bytes)->default_value(128 << 20),
+      "size of the file that is read and written");
+  add("random-operations", options::value(&parameters.random_operations)->default_value(4096),
+      "reads or writes of a round");
   add("names", options::value(&parameters.names)->default_value(4000), "files made in a round");
   add("depth", options::value(&parameters.depth)->default_value(1000), "length of the chain of clones");
   add("archive", options::value(&parameters.archive), "tar file of a source tree");
@@ -71,7 +75,8 @@ int run(int argc, char** argv) {
     for (const auto& text : peers) parsed.push_back(parse_peer(text));
     for (const auto& known : all_cases())
       if (cases.empty() || std::ranges::find(cases, known.name) != cases.end()) chosen.push_back(known);
-    if (!cases.empty() && chosen.size() != cases.size()) throw options::error("unknown case; there are: " + [] {
+    if (!cases.empty() && chosen.size() != cases.size())
+      throw options::error("unknown case; there are: " + [] {
         std::string names;
         for (const auto& known : all_cases()) names += std::string(names.empty() ? "" : ", ") + known.name;
         return names;

@@ -36,7 +36,8 @@ void names_round(const Peer& peer, const Parameters& parameters, const Report& r
   for (std::uint64_t i = 0; i < parameters.names; ++i) {
     const auto name = path(i);
     stats.time([&] {  // asks the filesystem, whatever the kernel remembers
-      if (::statx(AT_FDCWD, name.c_str(), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &status) != 0) fail_with_errno("stat");
+      if (::statx(AT_FDCWD, name.c_str(), AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &status) != 0)
+        fail_with_errno("stat");
     });
     cached.time([&] {
       if (::statx(AT_FDCWD, name.c_str(), 0, STATX_BASIC_STATS, &status) != 0) fail_with_errno("stat");

@@ -43,7 +43,8 @@ FileDescriptor open_file(const std::string& path, int flags) {
 }
 
 void write_all(int file, std::uint64_t offset, const void* data, std::uint64_t length_bytes) {
-  if (::pwrite(file, data, length_bytes, static_cast<off_t>(offset)) != static_cast<ssize_t>(length_bytes)) fail_with_errno("write");
+  if (::pwrite(file, data, length_bytes, static_cast<off_t>(offset)) != static_cast<ssize_t>(length_bytes))
+    fail_with_errno("write");
 }
 
 void fill_file(const std::string& path, std::uint64_t length_bytes) {
@@ -55,7 +56,8 @@ void fill_file(const std::string& path, std::uint64_t length_bytes) {
   if (::fsync(file.get()) != 0) fail_with_errno("fsync " + path);
 }
 
-void fill_fragmented_file(const Peer& peer, const std::string& name, std::uint64_t length_bytes, std::uint64_t extents) {
+void fill_fragmented_file(const Peer& peer, const std::string& name, std::uint64_t length_bytes,
+                          std::uint64_t extents) {
   const std::uint64_t blocks = length_bytes / kBlockBytes;
   const AlignedBuffer buffer((blocks / extents + 2) * kBlockBytes);
   const auto file = open_file(peer.path(name), O_RDWR | O_CREAT | O_TRUNC | O_DIRECT);
@@ -94,10 +96,12 @@ void Report::samples(const Peer& peer, const std::string& metric, Samples& sampl
   value(peer, metric, samples.median(), samples.quantile(0.99), samples.count());
 }
 
-void Report::value(const Peer& peer, const std::string& metric, double nanoseconds, double p99, std::size_t count) const {
-  fmt::print(R"({{"case": "{}", "round": {}, "peer": "{}", "metric": "{}", "ns": {:.0f}, "p99_ns": {:.0f}, "count": {}}})"
-             "\n",
-             case_name, round, peer.name, metric, nanoseconds, p99, count);
+void Report::value(const Peer& peer, const std::string& metric, double nanoseconds, double p99,
+                   std::size_t count) const {
+  fmt::print(
+      R"({{"case": "{}", "round": {}, "peer": "{}", "metric": "{}", "ns": {:.0f}, "p99_ns": {:.0f}, "count": {}}})"
+      "\n",
+      case_name, round, peer.name, metric, nanoseconds, p99, count);
   std::fflush(stdout);
 }
 

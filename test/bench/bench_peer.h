@@ -47,7 +47,8 @@ struct Report {
   std::string case_name;
   unsigned round = 0;
   void samples(const Peer& peer, const std::string& metric, Samples& samples) const;
-  void value(const Peer& peer, const std::string& metric, double nanoseconds, double p99 = 0, std::size_t count = 1) const;
+  void value(const Peer& peer, const std::string& metric, double nanoseconds, double p99 = 0,
+             std::size_t count = 1) const;
 };
 
 // A case: everything is prepared on all peers, then measured in turns, then removed.

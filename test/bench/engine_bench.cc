@@ -1,11 +1,12 @@
-// daxcow_engine_bench: each operation of the engine by itself, on a medium in DRAM, by the number of files in a directory and
-// by the number of extents of a file. google-benchmark's options choose and repeat (--benchmark_filter=REGEX, ...).
+// daxcow_engine_bench: each operation of the engine by itself, on a medium in DRAM, by the number of files in a
+// directory and by the number of extents of a file. google-benchmark's options choose and repeat
+// (--benchmark_filter=REGEX, ...).
 //
 //   DAXCOW_BENCH_MAXIMUM=10000000 daxcow_engine_bench      goes on to ten million (needs 12 GiB of memory)
 //
-// Each operation is timed by itself, or in batches where it is too short for that. p50_ns and p99_ns are quantiles of these (of
-// batches: of their means): on a machine that does other things too, the median still says what an operation costs, unlike the
-// mean that google-benchmark prints beside it.
+// Each operation is timed by itself, or in batches where it is too short for that. p50_ns and p99_ns are quantiles of
+// these (of batches: of their means): on a machine that does other things too, the median still says what an operation
+// costs, unlike the mean that google-benchmark prints beside it.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -62,7 +63,8 @@ T& last_built(std::uint64_t number) {
   return *last.second;
 }
 
-// --- by the number of files in a directory -----------------------------------------------------------------------------------
+// --- by the number of files in a directory
+// -----------------------------------------------------------------------------------
 
 struct Files {
   explicit Files(std::uint64_t number) : engine(512 * kMebibyte + number * 1024) {
@@ -88,7 +90,8 @@ void create(State& state) {
   std::vector<std::string> names;
   for (auto _ : state) {
     const std::string name = "new-" + std::to_string(files.made++);
-    state.SetIterationTime(static_cast<double>(samples.time([&] { files.engine.create(files.directory, name); })) * 1e-9);
+    state.SetIterationTime(static_cast<double>(samples.time([&] { files.engine.create(files.directory, name); })) *
+                           1e-9);
     names.push_back(name);
   }
   report_tail(state, samples);
@@ -101,7 +104,8 @@ void unlink(State& state) {
   std::vector<std::string> names;
   for (auto _ : state) {
     if (names.empty())
-      for (int i = 0; i < 1000; ++i) files.engine.create(files.directory, names.emplace_back("gone-" + std::to_string(files.made++)));
+      for (int i = 0; i < 1000; ++i)
+        files.engine.create(files.directory, names.emplace_back("gone-" + std::to_string(files.made++)));
     const auto taken = samples.time([&] { must(files.engine.volume().unlink(files.directory, names.back())); });
     names.pop_back();
     state.SetIterationTime(static_cast<double>(taken) * 1e-9);
@@ -139,7 +143,8 @@ void readdir(State& state) {
   Samples samples;
   for (auto _ : state)
     samples.time([&] {
-      must(files.engine.volume().read_directory(files.directory, 0, [&](const DirectoryItem&) { return ++entries != 0; }, false));
+      must(files.engine.volume().read_directory(
+          files.directory, 0, [&](const DirectoryItem&) { return ++entries != 0; }, false));
     });
   report_tail(state, samples);
   state.SetItemsProcessed(static_cast<std::int64_t>(entries));
@@ -158,14 +163,16 @@ void snapshot(State& state) {
   report_tail(state, samples);
 }
 
-// --- by the number of extents of a file ---------------------------------------------------------------------------------------
+// --- by the number of extents of a file
+// ---------------------------------------------------------------------------------------
 
-// A file whose blocks all lie apart: between each two of them is one of another file. Only a sample of them is written to
-// (the others stay unwritten), so that a file of 4 GiB needs no 4 GiB of memory.
+// A file whose blocks all lie apart: between each two of them is one of another file. Only a sample of them is written
+// to (the others stay unwritten), so that a file of 4 GiB needs no 4 GiB of memory.
 struct Extents {
   static constexpr std::uint64_t kHot = 16384;
 
-  explicit Extents(std::uint64_t count) : number(count), engine(kMebibyte * 1024 + count * (2 * kBlockBytes + 1024)), block(kBlockBytes) {
+  explicit Extents(std::uint64_t count)
+      : number(count), engine(kMebibyte * 1024 + count * (2 * kBlockBytes + 1024)), block(kBlockBytes) {
     engine.mount();
     file = engine.create("file").inode;
     const auto other = engine.create("other").inode;
@@ -265,7 +272,8 @@ void clone_file(State& state, bool deletion) {
     const auto made = extents.engine.create("clone").inode;
     const auto size = extents.number * kBlockBytes;
     Samples ignored;
-    const auto cloned = (deletion ? ignored : samples).time([&] { must(volume.clone_range(extents.file, 0, made, 0, size)); });
+    const auto cloned =
+        (deletion ? ignored : samples).time([&] { must(volume.clone_range(extents.file, 0, made, 0, size)); });
     const auto deleted = (deletion ? samples : ignored).time([&] { must(volume.unlink(format::kRootInode, "clone")); });
     state.SetIterationTime(static_cast<double>(deletion ? deleted : cloned) * 1e-9);
     extents.engine.pool().settle();
@@ -315,7 +323,8 @@ void open_pool(State& state) {
   state.SetItemsProcessed(static_cast<std::int64_t>(records) * state.iterations());
 }
 
-// --- owners of a block, by their number ----------------------------------------------------------------------------------------
+// --- owners of a block, by their number
+// ----------------------------------------------------------------------------------------
 
 struct Owned {
   explicit Owned(std::uint64_t number) : engine(kMebibyte * 256 + number * 2048) {
@@ -338,12 +347,15 @@ void owners(State& state) {
   auto& owned = last_built<Owned>(number_of(state));
   Samples samples;
   for (auto _ : state)
-    samples.time([&] { CHECK(must(owned.engine.pool().report(owned.block, number_of(state))).owners.size() == number_of(state)); });
+    samples.time([&] {
+      CHECK(must(owned.engine.pool().report(owned.block, number_of(state))).owners.size() == number_of(state));
+    });
   report_tail(state, samples);
   state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 
-// --- copies of 1 MiB, in turns with memcpy ---------------------------------------------------------------------------------------
+// --- copies of 1 MiB, in turns with memcpy
+// ---------------------------------------------------------------------------------------
 
 // A file of 256 MiB and as much other memory, beyond every cache.
 struct Bulk {
@@ -351,7 +363,8 @@ struct Bulk {
   explicit Bulk(std::uint64_t) : engine(1024 * kMebibyte), memory(kBytes), buffer(kMebibyte, std::byte{1}) {
     engine.mount();
     file = engine.create("file").inode;
-    for (std::uint64_t offset = 0; offset < kBytes; offset += kMebibyte) must(engine.volume().write(file, offset, buffer));
+    for (std::uint64_t offset = 0; offset < kBytes; offset += kMebibyte)
+      must(engine.volume().write(file, offset, buffer));
   }
   EnginePool engine;
   InodeNumber file;
@@ -382,7 +395,7 @@ void copy_mebibyte(State& state, bool writing) {
 void write_mebibyte(State& state) { copy_mebibyte(state, true); }
 void read_mebibyte(State& state) { copy_mebibyte(state, false); }
 
-// The same without the engine: how DramMedium's own copy compares.
+// To new blocks; a file that has become large begins anew.
 void append_mebibyte(State& state) {
   auto& bulk = last_built<Bulk>(number_of(state));
   auto& volume = bulk.engine.volume();
@@ -406,7 +419,8 @@ void append_mebibyte(State& state) {
   state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(kMebibyte));
 }
 
-// --- which, and in what order ----------------------------------------------------------------------------------------------------
+// --- which, and in what order
+// ----------------------------------------------------------------------------------------------------
 
 struct Entry {
   const char* name;
@@ -422,9 +436,9 @@ void add(const Entry& entry, std::int64_t number) {
 }
 
 void add_all(std::int64_t maximum) {
-  const Entry of_files[] = {{"lookup", lookup, false},           {"attributes", attributes, false},
-                            {"create", create, true, 50'000},    {"unlink", unlink, true, 50'000},
-                            {"readdir", readdir, false},         {"snapshot", snapshot, true, 500}};
+  const Entry of_files[] = {{"lookup", lookup, false},        {"attributes", attributes, false},
+                            {"create", create, true, 50'000}, {"unlink", unlink, true, 50'000},
+                            {"readdir", readdir, false},      {"snapshot", snapshot, true, 500}};
   const Entry of_extents[] = {{"read_4k", read_block, false},
                               {"write_4k_in_place", write_in_place, true, 200'000},
                               {"reverse_lookup", reverse_lookup, false},

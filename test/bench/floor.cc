@@ -1,14 +1,16 @@
-// daxcow_bench_floor: a FUSE filesystem that does no storage work at all. What it needs for a request is what the kernel, libfuse
-// and the way through them cost; daxcow cannot be faster, and what it needs more is its own.
+// daxcow_bench_floor: a FUSE filesystem that does no storage work at all. What it needs for a request is what the
+// kernel, libfuse and the way through them cost; daxcow cannot be faster, and what it needs more is its own.
 //
-// So everything that the kernel sees is daxcow's own: the INIT reply, the transport, the answers' timeouts and flags, the mount's
-// options, the number of threads (fuse/operations.cc, transport.cc, session.cc, mounter.cc). Names are in hash tables. Reads are
-// answered from one buffer, writes and clones are thrown away.
+// So everything that the kernel sees is daxcow's own: the INIT reply, the transport, the answers' timeouts and flags,
+// the mount's options, the number of threads (fuse/operations.cc, transport.cc, session.cc, mounter.cc). Names are in
+// hash tables. Reads are answered from one buffer, writes and clones are thrown away.
 //
 //   daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY
 //
-//   --data SIZE   keeps data in memory of that size (file offsets wrap around in it, all files share it): what copying it costs
-//   --announce    tells the kernel to forget the attributes of a directory that was changed, as daxcow does: what that costs
+//   --data SIZE   keeps data in memory of that size (file offsets wrap around in it, all files share it): what copying
+//   it costs
+//   --announce    tells the kernel to forget the attributes of a directory that was changed, as daxcow does: what that
+//   costs
 //
 // Stays in the foreground until it is unmounted.
 #include <fcntl.h>
@@ -311,8 +313,8 @@ void write(fuse_req_t request, fuse_ino_t number, const char* data, std::size_t 
   fuse_reply_write(request, size);
 }
 
-void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info*, fuse_ino_t to, off_t to_offset,
-                     fuse_file_info*, std::size_t length, int) {
+void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info*, fuse_ino_t to,
+                     off_t to_offset, fuse_file_info*, std::size_t length, int) {
   const auto source_bytes = node_of(from).attributes.size_bytes;
   const auto start = std::min<std::uint64_t>(static_cast<std::uint64_t>(from_offset), source_bytes);
   const auto done = std::min<std::uint64_t>(length, source_bytes - start);
@@ -393,7 +395,8 @@ Result<> serve(const std::string& directory) {
   TRY(attach_transport(session, device));
   const auto data = fmt::format("fd={},rootmode={:o},user_id=0,group_id=0,default_permissions{}", device, S_IFDIR,
                                 defaults.allow_other ? ",allow_other" : "");
-  if (::mount("daxcow_bench_floor", directory.c_str(), "fuse.daxcow_bench_floor", defaults.kernel_flags, data.c_str()) != 0)
+  if (::mount("daxcow_bench_floor", directory.c_str(), "fuse.daxcow_bench_floor", defaults.kernel_flags,
+              data.c_str()) != 0)
     return std::unexpected(Error::from_errno(errno, "cannot mount on " + directory));
 
   fuse_loop_config* const loop = fuse_loop_cfg_create();
@@ -414,7 +417,8 @@ int run(int argc, char** argv) {
       floor_.announce = true;
     } else if (argument == "--data" && i + 1 < argc) {
       const auto bytes = parse_size(argv[++i]);
-      if (!bytes || *bytes == 0) return fmt::print(stderr, "daxcow_bench_floor: --data wants a size, not {}\n", argv[i]), 2;
+      if (!bytes || *bytes == 0)
+        return fmt::print(stderr, "daxcow_bench_floor: --data wants a size, not {}\n", argv[i]), 2;
       floor_.data_bytes = *bytes;
     } else if (directory.empty() && !argument.starts_with('-')) {
       directory = argument;
@@ -423,9 +427,11 @@ int run(int argc, char** argv) {
       break;
     }
   }
-  if (directory.empty()) return fmt::print(stderr, "usage: daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY\n"), 2;
+  if (directory.empty())
+    return fmt::print(stderr, "usage: daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY\n"), 2;
   if (floor_.data_bytes != 0) {
-    void* const memory = ::mmap(nullptr, floor_.data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const memory =
+        ::mmap(nullptr, floor_.data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return fmt::print(stderr, "daxcow_bench_floor: no memory for --data\n"), 1;
     floor_.data = static_cast<std::byte*>(memory);
   }

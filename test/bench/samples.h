@@ -10,7 +10,8 @@ namespace daxcow::bench {
 
 inline std::uint64_t now_ns() {
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
 }
 
 class Samples {
@@ -28,8 +29,10 @@ class Samples {
   // The smallest sample that `share` (0 to 1) of all are not above; 0 without samples.
   double quantile(double share) {
     if (nanoseconds_.empty()) return 0;
-    const auto place = std::min(nanoseconds_.size() - 1, static_cast<std::size_t>(share * static_cast<double>(nanoseconds_.size())));
-    std::nth_element(nanoseconds_.begin(), nanoseconds_.begin() + static_cast<std::ptrdiff_t>(place), nanoseconds_.end());
+    const auto place =
+        std::min(nanoseconds_.size() - 1, static_cast<std::size_t>(share * static_cast<double>(nanoseconds_.size())));
+    std::nth_element(nanoseconds_.begin(), nanoseconds_.begin() + static_cast<std::ptrdiff_t>(place),
+                     nanoseconds_.end());
     return static_cast<double>(nanoseconds_[place]);
   }
   double median() { return quantile(0.5); }

@@ -26,6 +26,12 @@ def wait_until(condition, seconds=20):
     return True
 
 
+def is_mounted(directory):
+    """Also when the daemon has gone: os.path.ismount() says no then."""
+    with open("/proc/self/mounts") as mounts:
+        return any(line.split()[1] == directory for line in mounts)
+
+
 class Peer:
     clones_by_copy = False  # by copy_file_range: the kernel refuses FICLONE on FUSE
 
@@ -46,7 +52,7 @@ class Peer:
         pass
 
     def stop(self):
-        if os.path.ismount(self.directory):
+        if is_mounted(self.directory):
             self.unmount()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -62,16 +68,20 @@ class Peer:
         else:
             subprocess.run(["umount", "-l", self.directory], check=False)
         if self.process is not None:
-            self.process.wait(timeout=30)
+            try:
+                self.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process = None
 
     def serve(self, *command):
         """Starts a FUSE daemon that stays in the foreground."""
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                        text=True)
-        if not wait_until(lambda: os.path.ismount(self.directory) or self.process.poll() is not None):
+                                        text=True, start_new_session=True)  # an interrupt from the terminal is not for it
+        if not wait_until(lambda: is_mounted(self.directory) or self.process.poll() is not None):
             self.process.kill()
-        if not os.path.ismount(self.directory):
+        if not is_mounted(self.directory):
             raise Unavailable(f"{command[0]}: {self.process.communicate()[1].strip() or 'it did not mount'}")
 
     def daemon(self):
