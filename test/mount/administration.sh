@@ -159,9 +159,12 @@ unshare -m bash -c 'mount.daxcow main.pool mnt && echo inside >mnt/inside' || ex
 mountpoint -q mnt && exit 2
 flock -x -w 20 main.pool true || exit 3
 END
-works unshare --pid --fork --mount-proc bash inner.bash
+# ThreadSanitizer has a thread in each process, and with threads none may leave its mount namespace (setns(2)).
+namespaces=yes
+ldd "$(command -v mount.daxcow)" | grep -q libtsan && namespaces=
+[[ ! $namespaces ]] || works unshare --pid --fork --mount-proc bash inner.bash
 works mount -t fuse.daxcow "$pool" mnt
-[[ $(cat mnt/inside) == inside ]] || fail "what was written in a namespace is lost"
+[[ ! $namespaces || $(cat mnt/inside) == inside ]] || fail "what was written in a namespace is lost"
 # A namespace that was copied keeps the mount after it was unmounted.
 mkfifo ready go
 unshare -m bash -c 'echo >ready; read -r <go; echo copied >mnt/copied' &
