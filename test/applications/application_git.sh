@@ -28,7 +28,7 @@ application_git() {
   git commit -q -m "round 0"
   local round
   for ((round = 1; round <= rounds; ++round)); do
-    find . -name "file*$round.txt" -not -path './.git/*' | head -n $((files / 20)) | while read -r file; do echo "round $round" >>"$file"; done
+    find . -name "file*$round.txt" -not -path './.git/*' | sed -n "1,$((files / 20))p" | while read -r file; do echo "round $round" >>"$file"; done
     git mv "d$round" "moved$round" 2>/dev/null || true
     git rm -q "$(git ls-files | sed -n "$((round * 7))p")"
     git add -A
