@@ -92,13 +92,14 @@ struct Volume::State {
   // can be repeated after it has failed.
   template <class F>
   auto with_space(F&& attempt) -> decltype(attempt()) {
-    constexpr int kMaximumTries = 200, kTriesForOrphans = 20;
+    constexpr int kMaximumTries = 200, kTriesForOrphans = 40;
     auto done = attempt();
-    for (int i = 0; i < kMaximumTries && !done && done.error().code == ErrorCode::kNoSpace; ++i) {
-      const bool more = services.bring_back_space && services.bring_back_space();
-      if (!more && (i >= kTriesForOrphans || !has_orphans())) break;
-      sleep_thread(std::chrono::milliseconds(more ? 1 : 5));
-      done = attempt();
+    bool waits = services.bring_back_space != nullptr;
+    for (int i = 0; waits && i < kMaximumTries && !done && done.error().code == ErrorCode::kNoSpace; ++i) {
+      const bool more = services.bring_back_space();
+      waits = more || (i < kTriesForOrphans && has_orphans());
+      if (waits) sleep_thread(std::chrono::milliseconds(more ? 1 : 5));
+      done = attempt();  // also if there was nothing to do: the background may have done it since the last time
     }
     return done;
   }

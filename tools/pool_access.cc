@@ -1,14 +1,19 @@
 #include "tools/pool_access.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <iostream>
 #include <thread>
 
+#include "engine/file_descriptor.h"
+#include "engine/format.h"
 #include "fuse/mount_table.h"
 
 namespace daxcow::tools {
@@ -30,6 +35,17 @@ Result<std::unique_ptr<Pool>> open_here(const std::string& path, bool read_only)
   return pool;
 }
 
+// Whether either superblock of a file is there: a pool may lie in a file on a daxcow mount too.
+bool begins_a_pool(const std::string& path, std::uint64_t size_bytes) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  for (const std::uint64_t at : {std::uint64_t{0}, (std::max(size_bytes, kBlockBytes) / kBlockBytes - 1) * kBlockBytes}) {
+    std::uint64_t magic = 0;
+    if (::pread(file.get(), &magic, sizeof magic, static_cast<off_t>(at)) == sizeof magic && magic == format::kSuperblockMagic)
+      return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Error about_pool(const std::string& path, const Error& error) { return {error.code, path + ": " + describe(error)}; }
@@ -40,6 +56,7 @@ Result<std::string> resolve_pool(const std::string& name) {
     const Error error = path_error(errno, name);
     return ControlClient::connect(name) ? Result<std::string>(name) : std::unexpected(error);  // its node may be gone
   }
+  if (S_ISREG(status.st_mode) && begins_a_pool(name, static_cast<std::uint64_t>(status.st_size))) return name;
   auto file = find_mounted_file(name);
   if (file) return std::move(file->pool_path);
   if (file.error().code != ErrorCode::kUnsupported) return std::unexpected(std::move(file).error());

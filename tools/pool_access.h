@@ -14,8 +14,8 @@
 
 namespace daxcow::tools {
 
-// The path of the pool that a person means by `name`: itself when it is a file or a device, the source of the daxcow
-// mount when it is a mount point or lies within one. kNotFound, kIsDirectory.
+// The path of the pool that a person means by `name`: itself when it is a device, or a file with a pool in it or outside of
+// daxcow mounts; the source of the daxcow mount when it is a mount point or anything else within one. kNotFound, kIsDirectory.
 Result<std::string> resolve_pool(const std::string& name);
 
 // An error of the engine, which does not know the path, as one about this pool.

@@ -131,6 +131,8 @@ TEST_CASE("daxcow takes a path on a mount for the pool, and tells what is mounte
   CHECK(pool.run("mkfs.daxcow --force $POOL").exit_code == 1);
   check_refused(pool, "daxcow map main", "not a regular file");
   check_refused(pool, "daxcow stat .", "neither a pool");
+  // A pool in a file on a mount is one of its own.
+  pool.need_run("mkfs.daxcow -q --size 32M main/inner && fsck.daxcow main/inner && daxcow stat main/inner | grep -q '32 MiB'");
   // Of a device that is gone as of a file that was moved, the mount still leads to the daemon.
   pool.need_run("mv $POOL moved && daxcow stat main && daxcow map main/directory/file");
   check_refused(pool, "daxcow stat nowhere", "nowhere");
