@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "engine/format.h"
@@ -25,6 +26,9 @@ struct alignas(kLineBytes) Block {
     return *reinterpret_cast<T*>(bytes);
   }
 };
+
+inline constexpr Block kZeroBlock{};
+inline bool is_zero(const Block& block) { return std::memcmp(block.bytes, kZeroBlock.bytes, kBlockBytes) == 0; }
 
 // A version of a block. Published versions never change; holding one keeps it alive, not current.
 using BlockPtr = std::shared_ptr<const Block>;

@@ -59,18 +59,6 @@ struct FreeSearch {
   }
 };
 
-// Whether the entry of a table block carries the hint; map look-ups leave it out.
-Result<bool> is_marked_full(BlockReader& reader, const Fork& table, FileBlock block) {
-  auto log512 = static_cast<std::uint8_t>(table.level - 1);
-  MapEntry entry{table.slots[block.value / blocks_spanned(log512)]};
-  for (; log512 > 0 && entry.present() && entry.is_node(); --log512) {
-    const BlockPtr node = TRY(reader.read(entry.block(), BlockType::kMapNode));
-    const std::uint64_t span = blocks_spanned(static_cast<std::uint8_t>(log512 - 1));
-    entry = MapEntry{node->as<format::MapNode>()[block.value / span % format::kMapFanout]};
-  }
-  return entry.full();
-}
-
 // Sets the hint of one entry and of the nodes above it; returns whether all entries of this level are full now.
 Result<bool> mark_full(Transaction& transaction, std::uint64_t* entries, std::uint64_t count, std::uint8_t log512,
                        FileBlock base, FileBlock block, bool full) {
@@ -189,7 +177,7 @@ Result<> InodeTable::free(Transaction& transaction, InodeNumber inode) {
   const Fork table = TRY(root(transaction, volume_));
   const MapEntry entry = TRY(entry_at(transaction, table, block));
   const BlockPtr inodes = TRY(transaction.read(entry.block(), BlockType::kInodes));
-  if (TRY(is_marked_full(transaction, table, block))) TRY(set_full(transaction, block, false));
+  if (TRY(slot_of(transaction, table, block)).entry.full()) TRY(set_full(transaction, block, false));
   if (std::ranges::all_of(inodes->as<format::InodeBlock>().inodes, [](const InodeRecord& r) { return r.mode == 0; })) {
     NoGraveyard none;
     ForkEdit root = TRY(edit_root(transaction));

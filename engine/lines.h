@@ -11,8 +11,6 @@
 
 namespace daxcow {
 
-inline const Block kZeroBlock{};
-
 // Every commit does this for each block it touches: in wide words, without calls or branches.
 inline std::uint64_t changed_lines(const Block& before, const Block& after) {
   using Word = std::uint64_t __attribute__((vector_size(16), may_alias));

@@ -91,11 +91,6 @@ Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level
 Level root_level(const Fork& fork) { return {nullptr, kRootSlots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0)}; }
 Level root_level(const ForkEdit& fork) { return {fork.slots, kRootSlots, static_cast<std::uint8_t>(*fork.level - 1), FileBlock(0)}; }
 
-bool all_zero(const Block& block) {
-  static const Block zero{};
-  return std::memcmp(block.bytes, zero.bytes, kBlockBytes) == 0;
-}
-
 // 512 leaf entries that continue each other are one entry of the level above.
 bool is_one_run(const format::MapNode& node, std::uint8_t log512) {
   const MapEntry first{node[0]};
@@ -201,7 +196,7 @@ class Editor {
   }
 
   void tidy(std::uint64_t& slot, const Block& node, std::uint8_t log512) {
-    if (all_zero(node))
+    if (is_zero(node))
       slot = 0;
     else if (fork_.kind == LeafKind::kData && is_one_run(node.as<format::MapNode>(), log512))
       slot = MapEntry{node.as<format::MapNode>()[0]}.plain().raw;
@@ -362,8 +357,8 @@ Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange r
   return first;
 }
 
-Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
-  if (block >= FileBlock(fork.capacity())) return MapEntry{};
+Result<SlotView> slot_of(BlockReader& reader, const Fork& fork, FileBlock block) {
+  if (block >= FileBlock(fork.capacity())) return SlotView{};
   auto log512 = static_cast<std::uint8_t>(fork.level - 1);
   MapEntry entry{fork.slots[block.value >> (log512 * format::kMapFanoutBits)]};
   for (; entry.present() && entry.is_node(); --log512) {
@@ -372,7 +367,12 @@ Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block
     const std::uint64_t index = block.value >> ((log512 - 1) * format::kMapFanoutBits);
     entry = MapEntry{node->as<format::MapNode>()[index % kMapFanout]};
   }
-  return entry.present() ? advance(entry, block.value % blocks_spanned(log512)) : MapEntry{};
+  return SlotView{entry, log512};
+}
+
+Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
+  const SlotView slot = TRY(slot_of(reader, fork, block));
+  return slot.entry.present() ? advance(slot.entry, block.value % blocks_spanned(slot.log512)) : MapEntry{};
 }
 
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {

@@ -64,6 +64,9 @@ struct Segment {
 Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range, FunctionRef<bool(const Segment&)> visit);
 // The first segment of `range`.
 Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange range);
+// The entry that leads to one block as it is in its slot, a run's whole and with what only its holder knows, and the slot's
+// span (absent: a hole).
+Result<SlotView> slot_of(BlockReader& reader, const Fork& fork, FileBlock block);
 // The leaf entry of one block (absent: a hole).
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block);
 // --- changing ----------------------------------------------------------------------------------------------------------

@@ -146,6 +146,13 @@ Result<BlockPtr> Metadata::read_copy(BlockNumber block, Copy copy) const {
   return version;
 }
 
+Result<> Metadata::verify_copy(BlockNumber block, Copy copy) const {
+  if (block == chunk_base(block)) return verify_header_copy(block, copy);
+  if (descriptor(block).type == BlockType::kFree) return {};
+  TRY(read_copy(block, copy));
+  return {};
+}
+
 Result<BlockPtr> Metadata::read(BlockNumber block, BlockType type) {
   if (descriptor(block).type != type || type == BlockType::kFree) return fail(ErrorCode::kDamaged);
   Shard& shard = shard_of(block);

@@ -81,6 +81,8 @@ class Metadata final : public BlockReader {
   // Reads one copy from the medium and verifies it, past the cache.
   Result<BlockPtr> read_copy(BlockNumber block, Copy copy) const;
   Result<> verify_header_copy(BlockNumber base, Copy copy) const;
+  // Either of the two, as the block is; a free one has nothing to verify.
+  Result<> verify_copy(BlockNumber block, Copy copy) const;
 
   // Makes `version` what read() returns; it stays cached until unpin().
   void publish(BlockNumber block, BlockPtr version);

@@ -107,12 +107,7 @@ Result<Mended> mend_failed(Store& store, BadCopy copy) {
     TRY(verify_readable(store, block));
     return Mended::kWasGood;
   }
-  Result<> checked;
-  if (kind == Kind::kHeader) {
-    checked = store.metadata().verify_header_copy(copy.block, copy.copy);
-  } else if (auto read = store.metadata().read_copy(copy.block, copy.copy); !read) {
-    checked = std::unexpected(std::move(read).error());
-  }
+  auto checked = store.metadata().verify_copy(copy.block, copy.copy);
   if (checked) return Mended::kWasGood;
   if (checked.error().code == ErrorCode::kPoisoned) return std::unexpected(std::move(checked).error());
   const auto content = good_content(store, block, kind);

@@ -4,7 +4,6 @@
 
 namespace daxcow {
 
-using format::BlockType;
 using format::RecordKind;
 using format::ReverseRecord;
 
@@ -13,11 +12,6 @@ namespace {
 constexpr std::uint64_t kReadBlocks = 256;    // at once
 constexpr std::uint64_t kBatchBlocks = 4096;  // gathered under the mutex at a time
 constexpr std::size_t kBatchPieces = 256;
-
-template <class T>
-bool is_damaged(const Result<T>& read) {
-  return !read && read.error().code != ErrorCode::kPoisoned;  // poison was found already
-}
 
 }  // namespace
 
@@ -108,10 +102,8 @@ void ScrubPass::read_chunk(BlockNumber base) {
 
 void ScrubPass::verify(BadCopy copy) {
   const auto is_bad = [&] {
-    Metadata& metadata = store_.metadata();
-    if (copy.block == Metadata::chunk_base(copy.block)) return is_damaged(metadata.verify_header_copy(copy.block, copy.copy));
-    if (metadata.descriptor(copy.block).type == BlockType::kFree) return false;
-    return is_damaged(metadata.read_copy(copy.block, copy.copy));
+    const auto checked = store_.metadata().verify_copy(copy.block, copy.copy);
+    return !checked && checked.error().code != ErrorCode::kPoisoned;  // poison was found already
   };
   if (!is_bad()) return;
   {

@@ -439,8 +439,7 @@ Result<PoolStatistics> Pool::statistics() {
   }
   {
     const LockGuard guard(state_->table_mutex);
-    statistics.volumes = TRY(state_->entries())
-    .size();
+    statistics.volumes = TRY(state_->entries()).size();
   }
   const LockGuard guard(store_->mutex);
   store_->reclaim();

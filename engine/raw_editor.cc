@@ -122,8 +122,8 @@ void RawEditor::make_headers() {
   const auto header_of = [this](BlockNumber base) -> Header& {
     Header& header = headers_[base.value];
     if (!header.content) {
-      header.content = std::make_unique<Block>();
-      metadata_.make_header(base, header.content->as<ChunkHeader>());
+      header.content = make_block_for_overwrite();
+      metadata_.describe_chunk(base, header.content->as<ChunkHeader>());
       header.line_mask = whole_headers_.contains(base.value) ? kAllLines : 1;  // the first has magic, next and CRC
     }
     return header;

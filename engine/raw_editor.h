@@ -70,7 +70,7 @@ class RawEditor final : public BlockEditor {
     bool changed() const { return is_new || described || line_mask != 0; }  // of those not freed
   };
   struct Header {
-    std::unique_ptr<Block> content;
+    std::shared_ptr<Block> content;
     std::uint64_t line_mask = 0;
   };
 

@@ -21,11 +21,6 @@ using format::LeafKind;
 
 namespace {
 
-bool is_zero(const Block& content) {
-  static constexpr Block kZero{};
-  return std::memcmp(content.bytes, kZero.bytes, kBlockBytes) == 0;
-}
-
 // --- what a block's content can be -----------------------------------------------------------------------------------
 
 bool can_be_entries(RepairPool& pool, const format::MapNode& entries, std::uint8_t log512, LeafKind kind) {

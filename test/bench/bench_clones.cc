@@ -15,7 +15,9 @@ namespace {
 
 constexpr std::uint64_t kMinimumRoundNs = 200'000'000;  // repeats what is short; what is long is done once
 
-bool can_clone(const Peer& peer, const std::string& source) {
+// Makes the source, and sees whether it can be cloned here.
+bool can_clone(const Peer& peer, const std::string& source, std::uint64_t length_bytes) {
+  fill_file(peer.path(source), length_bytes);
   const auto from = open_file(peer.path(source), O_RDONLY);
   const auto to = open_file(peer.path("can-clone"), O_RDWR | O_CREAT | O_TRUNC);
   const bool can = clone_file(peer, from.get(), to.get());
@@ -43,8 +45,7 @@ void measure_clones(const Peer& peer, const std::string& source, const std::stri
 }
 
 bool prepare_4k(const Peer& peer, const Parameters&) {
-  fill_file(peer.path("source-4k"), kBlockBytes);
-  return can_clone(peer, "source-4k");
+  return can_clone(peer, "source-4k", kBlockBytes);
 }
 void clone_4k(const Peer& peer, const Parameters&, const Report& report) {
   measure_clones(peer, "source-4k", "clone_4k", 300, report);
@@ -52,8 +53,7 @@ void clone_4k(const Peer& peer, const Parameters&, const Report& report) {
 void finish_4k(const Peer& peer, const Parameters&) { remove_file(peer.path("source-4k")); }
 
 bool prepare_contiguous(const Peer& peer, const Parameters& parameters) {
-  fill_file(peer.path("source"), kBlockBytes);
-  if (!can_clone(peer, "source")) return false;
+  if (!can_clone(peer, "source", kBlockBytes)) return false;
   fill_file(peer.path("source"), parameters.file_bytes);
   return true;
 }
@@ -63,8 +63,7 @@ void clone_contiguous(const Peer& peer, const Parameters&, const Report& report)
 void finish_source(const Peer& peer, const Parameters&) { remove_file(peer.path("source")); }
 
 bool prepare_fragmented(const Peer& peer, const Parameters& parameters) {
-  fill_file(peer.path("source"), kBlockBytes);
-  if (!can_clone(peer, "source")) return false;
+  if (!can_clone(peer, "source", kBlockBytes)) return false;
   fill_fragmented_file(peer, "source", parameters.file_bytes, parameters.extents);
   return true;
 }
@@ -77,8 +76,7 @@ std::string generation(unsigned i) { return "generation-" + std::to_string(i); }
 
 bool prepare_deep(const Peer& peer, const Parameters& parameters) {
   constexpr std::uint64_t kBytes = 4 << 20;
-  fill_file(peer.path(generation(0)), kBytes);
-  if (!can_clone(peer, generation(0))) return false;
+  if (!can_clone(peer, generation(0), kBytes)) return false;
   const std::vector<char> block(kBlockBytes, 'x');
   for (unsigned i = 1; i < parameters.depth; ++i) {
     const auto from = open_file(peer.path(generation(i - 1)), O_RDONLY);
