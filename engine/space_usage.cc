@@ -26,13 +26,15 @@ namespace {
 // The set that is measured: a frontier of blocks that it refers to, worked off from the highest level down.
 class Measurement {
  public:
-  explicit Measurement(Store& store) : store_(store), began_(store.commit_sequence()), scope_(store.operations().begin()) {}
+  explicit Measurement(Store& store)
+      : store_(store), began_(store.commit_sequence()), scope_(store.operations().begin()) {}
 
   // Every reference of a root in an inode that is itself in the set.
   void add_fork(const Fork& fork, bool exclusive) {
+    const auto log512 = static_cast<std::uint8_t>(fork.level - 1);
     for (const std::uint64_t slot : fork.slots)
       if (const MapEntry entry{slot}; entry.present())
-        add(entry.block(), entry.is_node() ? 1 : blocks_spanned(static_cast<std::uint8_t>(fork.level - 1)), exclusive);
+        add({entry.block(), entry.is_node() ? 1 : blocks_spanned(log512)}, 1, exclusive, kRootRank);
   }
 
   Result<SpaceUsage> finish() {
@@ -58,22 +60,23 @@ class Measurement {
 
  private:
   // A holder comes before all that it may refer to: tables, inode blocks, the nodes of files, what holds nothing.
+  static constexpr std::uint32_t kRootRank = ~0u, kInodeRank = 1000;
   static std::uint32_t rank_of(const BlockDescriptor& descriptor) {
-    constexpr std::uint32_t kInodeRank = 1000;
     if (descriptor.type == BlockType::kInodes) return kInodeRank;
     if (descriptor.type != BlockType::kMapNode) return 0;
     return descriptor.level + (descriptor.leaf_kind == LeafKind::kInodes ? kInodeRank : 0u);
   }
 
-  void add(BlockNumber first, std::uint64_t count, bool exclusive) {
-    const BlockDescriptor descriptor = store_.metadata().descriptor(first);
-    if (descriptor.type == BlockType::kFree) {
-      data_.push_back({first.value, first.value + count, exclusive});
+  // What `slots` neighbours of one holder refer to: data, or a block of metadata each. In a hostile image a large page
+  // may begin at metadata, or a holder refer to what comes before it.
+  void add(BlockRun run, std::uint64_t slots, bool exclusive, std::uint32_t holder_rank) {
+    if (store_.metadata().descriptor(run.first).type == BlockType::kFree) {
+      data_.push_back({run.first.value, run.end().value, exclusive});
       return;
     }
-    // Metadata lies in chunks; in a damaged map a large page of data may begin there.
-    for (std::uint64_t i = 0; i < std::min(count, format::kChunkBlocks); ++i)
-      frontier_[rank_of(store_.metadata().descriptor(first + i))][first + i] += exclusive ? 1 : 0;
+    for (std::uint64_t i = 0; i < slots; ++i)
+      if (const std::uint32_t rank = rank_of(store_.metadata().descriptor(run.first + i)); rank < holder_rank)
+        frontier_[rank][run.first + i] += exclusive ? 1 : 0;
   }
 
   // `from_set`: references of exclusive holders.
@@ -82,12 +85,14 @@ class Measurement {
     ++usage_.metadata_blocks;
     if (exclusive) ++usage_.exclusive_metadata_blocks;
     const BlockDescriptor descriptor = store_.metadata().descriptor(block);
-    if (!holds_references(descriptor.type) || rank_of(descriptor) != rank) return {};  // the latter: it has changed meanwhile
+    if (!holds_references(descriptor.type) || rank == 0 || rank_of(descriptor) != rank)
+      return {};  // the last: changed meanwhile
     const auto content = store_.metadata().read(block, descriptor.type);
     if (!content) return store_.commit_sequence() != began_ ? Result<>() : std::unexpected(content.error());
     for (const ReverseRecord& record : records_of(block, descriptor.type, descriptor.level, **content)) {
-      if (rank_of(store_.metadata().descriptor(BlockNumber(record.first))) >= rank) continue;  // hostile images have cycles
-      add(BlockNumber(record.first), record.length_blocks, exclusive);
+      const bool nodes = (record.flags & format::kRecordNode) != 0;
+      const std::uint64_t slots = nodes ? record.length_blocks : record.length_blocks / blocks_spanned(record.level);
+      add({BlockNumber(record.first), record.length_blocks}, slots, exclusive, rank);
     }
     return {};
   }
@@ -139,7 +144,8 @@ class Measurement {
     std::int64_t references = 0;
     for (auto edge = edges.begin(); edge != edges.end(); ++edge) {
       references += edge->second;
-      if (references > 0 && static_cast<std::uint64_t>(references) <= from_set) blocks += std::next(edge)->first - edge->first;
+      if (references > 0 && static_cast<std::uint64_t>(references) <= from_set)
+        blocks += std::next(edge)->first - edge->first;
     }
     return blocks;
   }
@@ -147,7 +153,8 @@ class Measurement {
   Store& store_;
   const std::uint64_t began_;
   const Operations::Scope scope_;  // nothing that is freed meanwhile becomes something else
-  std::map<std::uint32_t, std::unordered_map<BlockNumber, std::uint64_t>> frontier_;  // by rank: block, references of the set
+  std::map<std::uint32_t, std::unordered_map<BlockNumber, std::uint64_t>>
+      frontier_;  // by rank: block, references of the set
   std::vector<DataRun> data_;
   SpaceUsage usage_;
 };
@@ -194,11 +201,14 @@ Result<SpaceUsage> space_of_trees(Pool& pool, Volume& volume, std::span<const In
   while (!directories.empty()) {
     const InodeNumber directory = directories.back();
     directories.pop_back();
-    const auto listed = volume.read_directory(directory, 0, [&](const DirectoryItem& item) {
-      if (item.name == "." || item.name == "..") return true;
-      if (++names[item.inode.value] == 1 && S_ISDIR(item.type)) directories.push_back(item.inode);
-      return true;
-    }, false);
+    const auto listed = volume.read_directory(
+        directory, 0,
+        [&](const DirectoryItem& item) {
+          if (item.name == "." || item.name == "..") return true;
+          if (++names[item.inode.value] == 1 && S_ISDIR(item.type)) directories.push_back(item.inode);
+          return true;
+        },
+        false);
     if (!listed && listed.error().code != ErrorCode::kStale) return std::unexpected(listed.error());
   }
   Store& store = pool.store();
