@@ -79,7 +79,7 @@ Result<> replace_tail(State& state, InodeState& held, const Segment& tail, const
     const BlockNumber block = reservation.run().first;
     auto stored = state.store.medium().store(byte_offset(block), content.bytes);
     if (!stored && stored.error().code == ErrorCode::kPoisoned) {
-      state.store.ledger().set(block, 0xff);  // not handed out again, so this comes to an end
+      state.store.ledger().set(block, kWholeBlock);  // not handed out again, so this comes to an end
       state.store.suspect({block, 1});
       continue;
     }

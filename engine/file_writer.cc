@@ -244,7 +244,7 @@ class Writer {
     for (BlockNumber block = run.first; block < run.end(); ++block) {
       Block probe;
       if (state_.store.medium().read(byte_offset(block), probe.bytes)) continue;
-      ledger().set(block, 0xff);
+      ledger().set(block, kWholeBlock);
       state_.store.suspect({block, 1});
       found = true;
     }

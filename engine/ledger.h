@@ -13,6 +13,8 @@
 
 namespace daxcow {
 
+inline constexpr std::uint8_t kWholeBlock = 0xff;  // the mask of all sectors of a block
+
 // Thread-safe (one leaf lock; no lock at all while the ledger is empty).
 class Ledger {
  public:

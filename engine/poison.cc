@@ -19,7 +19,6 @@ namespace {
 constexpr auto kRetryAfter = 20ms;     // blocks in flight
 constexpr auto kOperationsLimit = 1s;  // how long process_now() waits for operations
 constexpr int kWatchRetryMilliseconds = 5000;
-constexpr std::uint8_t kWholeBlock = 0xff;
 constexpr std::size_t kRecordsAtOnce = 32;  // ledger records in a transaction
 
 const char* describe_type(format::BlockType type) {

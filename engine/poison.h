@@ -161,6 +161,7 @@ class Poison {
   void clear_run(BlockRun run) REQUIRES(pass_mutex_);
   Result<> clear_and_verify(BlockRun run);
   void could_not_clear(BlockNumber block, const Error& error) REQUIRES(pass_mutex_);
+  void could_not_mend(BlockNumber block, const Error& error) REQUIRES(pass_mutex_);
 
   // Changes ledger records and counters in one transaction; logs what fails. With an open that is read-only, nothing is
   // written and the ledger is the one in DRAM.

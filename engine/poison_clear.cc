@@ -6,6 +6,7 @@
 
 #include "engine/bad_range.h"
 #include "engine/poison.h"
+#include "engine/repoint.h"
 
 namespace daxcow {
 
@@ -25,7 +26,7 @@ void Poison::mend(BlockNumber block) {
   // Recorded until it is rewritten: after a crash in between nobody may take what is in it for the block.
   record({{block, handled_[block]}}, {});
   const auto mended = mend_poisoned(store_, block);
-  if (!mended) return could_not_clear(block, mended.error());
+  if (!mended) return could_not_mend(block, mended.error());
   if (*mended == Mended::kLost) return publish_metadata_lost(block);
   record({{block, 0}}, [&](format::Roots& roots) {
     roots.blocks_cleared += 1;
@@ -45,11 +46,35 @@ void Poison::mend_copy(BadCopy copy) {
     store_.suspect({block, 1});
     return;
   }
-  if (!mended) return could_not_clear(block, mended.error());
+  if (!mended) {
+    // Nobody lists it, but it must not be used again.
+    store_.ledger().set(block, handled_[block] = kWholeBlock);
+    record({{block, kWholeBlock}}, {});
+    return could_not_mend(block, mended.error());
+  }
   if (*mended == Mended::kLost) return publish_metadata_lost(block);
   if (*mended != Mended::kRewritten) return;
   record({}, [](format::Roots& roots) { roots.metadata_repaired += 1; });
   publish_mended(block, *mended, "failed its check");
+}
+
+// Its content goes elsewhere, if it may: until then there is one copy of it only.
+void Poison::could_not_mend(BlockNumber block, const Error& error) {
+  if (cannot_clear_.contains(block)) return;  // tried, and said
+  could_not_clear(block, error);
+  const BlockNumber primary = copy_at(block).block;
+  if (!store_.metadata().in_chunk(block) || primary == Metadata::chunk_base(block)) return;
+  if (store_.metadata().descriptor(primary).type == format::BlockType::kFree) return;
+  if (const auto moved = move_metadata(store_, primary); !moved) {
+    if (moved.error().code != ErrorCode::kUnsupported)
+      store_.log("the metadata in " + describe_place(primary) +
+                 " cannot be given another place: " + describe(moved.error()));
+    return;
+  }
+  record({}, [](format::Roots& roots) { roots.metadata_repaired += 1; });
+  Event event = event_of(EventKind::kMetadataRepaired, block);
+  event.text = "what was in " + describe_place(block) + " was given another place, from its other copy";
+  publish(std::move(event));
 }
 
 void Poison::publish_mended(BlockNumber block, Mended mended, const std::string& why) {
@@ -60,10 +85,8 @@ void Poison::publish_mended(BlockNumber block, Mended mended, const std::string&
   publish(std::move(event));
 }
 
-// Rebuilding it from what refers to it would start here.
 void Poison::publish_metadata_lost(BlockNumber block) {
-  BlockNumber primary = block;
-  if (block.value % format::kChunkBlocks >= format::kMirrorBlocks) primary = block - format::kMirrorBlocks;
+  const BlockNumber primary = copy_at(block).block;
   if (!metadata_lost_.insert(primary).second) return;
   Event event = event_of(EventKind::kMetadataLost, primary);
   const std::string what = "both copies of metadata " + describe_place(primary) + " are lost";

@@ -15,11 +15,6 @@ namespace {
 
 enum class Kind { kSuperblock, kJournal, kHeader, kUnused, kMetadata };
 
-BadCopy copy_at(BlockNumber block) {
-  const bool mirror = block.value % format::kChunkBlocks >= format::kMirrorBlocks;
-  return {mirror ? block - format::kMirrorBlocks : block, mirror ? Copy::kMirror : Copy::kPrimary};
-}
-
 Kind kind_of(Store& store, BlockNumber block) {
   if (!store.metadata().in_chunk(block))
     return BlockRun{format::kJournalChunk, format::kChunkBlocks}.contains(block) ? Kind::kJournal : Kind::kSuperblock;
@@ -73,6 +68,11 @@ Result<> verify_readable(Store& store, BlockNumber block) {
 }
 
 }  // namespace
+
+BadCopy copy_at(BlockNumber block) {
+  const bool mirror = block.value % format::kChunkBlocks >= format::kMirrorBlocks;
+  return {mirror ? block - format::kMirrorBlocks : block, mirror ? Copy::kMirror : Copy::kPrimary};
+}
 
 BlockNumber place_of_copy(BadCopy copy) {
   return copy.copy == Copy::kPrimary ? copy.block : Metadata::mirror_of(copy.block);

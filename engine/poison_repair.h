@@ -28,7 +28,8 @@ Result<Mended> mend_poisoned(Store& store, BlockNumber block) EXCLUDES(store.mut
 // check. kPoisoned if it cannot be read: see mend_poisoned().
 Result<Mended> mend_failed(Store& store, BadCopy copy) EXCLUDES(store.mutex);
 
-// The block where a copy is.
+// The block where a copy is, and the other way round.
 BlockNumber place_of_copy(BadCopy copy);
+BadCopy copy_at(BlockNumber block);
 
 }  // namespace daxcow

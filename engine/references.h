@@ -36,6 +36,10 @@ struct MapEntry {
   MapEntry with_level(std::uint8_t level) const {
     return MapEntry{(raw & ~format::kEntryLevelMask) | static_cast<std::uint64_t>(level) << format::kEntryLevelShift};
   }
+  MapEntry with_block(BlockNumber block) const {
+    constexpr std::uint64_t kBelow = (1ull << format::kEntryBlockShift) - 1;
+    return MapEntry{(raw & kBelow) | block.value << format::kEntryBlockShift};
+  }
   // Without what only its holder knows (the full hint, the graveyard's level).
   MapEntry plain() const { return MapEntry{raw & ~(format::kEntryFull | format::kEntryLevelMask)}; }
   friend bool operator==(MapEntry, MapEntry) = default;

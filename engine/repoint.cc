@@ -18,16 +18,17 @@ struct Place {
   std::uint64_t slot;
 };
 
-// Some of the places that refer to the block.
+// Some of the places that refer to the block, but those of the graveyard.
 Result<std::vector<Place>> some_places(Transaction& transaction, BlockNumber block) {
   std::vector<Place> places;
   transaction.store().mutex.assert_held();
   TRY(transaction.store().reverse_map().for_each_covering(
       transaction, {block, 1}, [&](const format::ReverseRecord& record) {
-        if (record.kind != format::RecordKind::kTree || record.flags & format::kRecordNode) return true;
+        if (record.kind != format::RecordKind::kTree) return true;
         const BlockNumber source(record.source);
         if (transaction.descriptor(source).type == format::BlockType::kGraveyard) return true;
-        const std::uint64_t slots_before = (block.value - record.first) / blocks_spanned(record.level);
+        const bool nodes = (record.flags & format::kRecordNode) != 0;
+        const std::uint64_t slots_before = (block.value - record.first) / (nodes ? 1 : blocks_spanned(record.level));
         places.push_back({source, record.slot + slots_before});
         return places.size() < kReferencesAtOnce;
       }));
@@ -45,8 +46,8 @@ Result<> move_reference(Transaction& transaction, Place place, BlockNumber from,
   std::uint64_t* slot = slot_place(descriptor.type, *content, place.slot).entry;
   MapEntry entry = view.entry.plain();
   for (std::uint8_t log512 = view.log512; log512-- > 0;) {
-    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode, static_cast<std::uint8_t>(log512 + 1),
-                                                      format::LeafKind::kData));
+    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode,
+                                                      static_cast<std::uint8_t>(log512 + 1), format::LeafKind::kData));
     auto& node = TRY(transaction.edit(made, format::BlockType::kMapNode))->as<format::MapNode>();
     spell_out(entry, log512, node);
     *slot = MapEntry::node(made).raw;
@@ -54,6 +55,18 @@ Result<> move_reference(Transaction& transaction, Place place, BlockNumber from,
     entry = MapEntry{*slot};
   }
   *slot = MapEntry::leaf(to, view.entry.unwritten()).raw;
+  return {};
+}
+
+// The same for a block of metadata: to its holder the other one is what this one was.
+Result<> exchange_reference(Transaction& transaction, Place place, BlockNumber from, BlockNumber to) {
+  const format::BlockDescriptor descriptor = transaction.descriptor(place.source);
+  Block* content = TRY(transaction.edit(place.source, descriptor.type));
+  std::uint64_t* slot = slot_place(descriptor.type, *content, place.slot).entry;
+  const MapEntry entry{*slot};
+  if (!entry.present() || entry.block() != from)
+    return fail(ErrorCode::kDamaged, "a reverse map record and its slot differ");
+  *slot = entry.with_block(to).raw;
   return {};
 }
 
@@ -66,7 +79,7 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
     if (const auto stored = store.medium().store(byte_offset(to), content.bytes); !stored) {
       if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == kBadPlaces)
         return std::unexpected(stored.error());
-      store.ledger().set(to, 0xff);
+      store.ledger().set(to, kWholeBlock);
       store.suspect({to, 1});
       continue;
     }
@@ -82,6 +95,30 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
     reservation.keep();
     moved += count;
   }
+}
+
+Result<> move_metadata(Store& store, BlockNumber from) {
+  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    const format::BlockDescriptor descriptor = transaction.descriptor(from);
+    switch (descriptor.type) {
+      case format::BlockType::kFree:
+        return Step::kDone;
+      case format::BlockType::kRoots:
+        return fail(ErrorCode::kUnsupported, "the roots have no other place");
+      case format::BlockType::kReverseLeaf:
+        TRY(transaction.move_reverse_leaf(from));
+        return Step::kDone;
+      default:
+        break;
+    }
+    const std::vector<Place> places = TRY(some_places(transaction, from));
+    if (places.empty()) return Step::kDone;  // what only the graveyard has is on its way out
+    const BlockNumber to = TRY(transaction.allocate(descriptor.type, descriptor.level, descriptor.leaf_kind));
+    const BlockPtr content = TRY(transaction.read(from, descriptor.type));
+    *TRY(transaction.edit(to, descriptor.type)) = *content;
+    for (const Place& place : places) TRY(exchange_reference(transaction, place, from, to));
+    return places.size() < kReferencesAtOnce ? Step::kDone : Step::kAgain;
+  });
 }
 
 }  // namespace daxcow

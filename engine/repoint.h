@@ -1,7 +1,7 @@
-// Gives a data block's content another place: every reference to the block is made to refer to a copy of it.
+// Gives a block's content another place: every reference to the block is made to refer to a copy of it.
 //
 // This is the one change of shared metadata in place. It is none of content: whoever reads through a shared node finds
-// the same bytes at another address.
+// the same bytes, or the same references, at another address.
 //
 // Each transaction moves a few references, to a block of their own. So a copy has all its owners from the moment it has
 // any, and nobody who finds himself its only owner can change it before the others have come. What many files share
@@ -25,5 +25,9 @@ namespace daxcow {
 // references were moved; an error (kNoSpace, say) tells that some are left. `from` must not change meanwhile: it must
 // be in the ledger, with the operations that may still store to it irrelevant to the content. Not in an operation.
 Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& content) EXCLUDES(store.mutex);
+
+// The same for a block of metadata of which one copy can be read and the other does not keep what is written to it. It is in
+// the ledger, so it is not used again. kUnsupported for the roots, which everything else is found from.
+Result<> move_metadata(Store& store, BlockNumber from) EXCLUDES(store.mutex);
 
 }  // namespace daxcow

@@ -116,6 +116,7 @@ struct ReverseMap::State {
   std::uint64_t records = 0;
   std::uint64_t records_kept = 0;  // `records` as of the last keep_changes
 
+  std::optional<LeafSummary> find(BlockNumber leaf) const;  // looks at all of them
   Result<BlockPtr> read(BlockReader& reader, const LeafSummary& summary) const;
   Result<> put_into(BlockEditor& editor, const LeafSummary& summary, const ReverseRecord& record);
   Result<> insert_into_full(BlockEditor& editor, const LeafSummary& summary, const ReverseLeaf& leaf,
@@ -469,14 +470,30 @@ Result<> ReverseMap::for_each_record(BlockReader& reader,
   return for_each_covering(reader, {BlockNumber(0), kNoLimit}, visit);
 }
 
+std::optional<LeafSummary> ReverseMap::State::find(BlockNumber leaf) const {
+  auto summary = index.owner(RecordKey{});
+  while (summary && summary->leaf != leaf) summary = index.after(summary->smallest);
+  return summary;
+}
+
 std::optional<ReverseMap::LeafKeys> ReverseMap::keys_of_leaf(BlockNumber leaf) const {
-  for (auto summary = state_->index.owner(RecordKey{}); summary; summary = state_->index.after(summary->smallest)) {
-    if (summary->leaf != leaf) continue;
-    LeafKeys keys{.smallest = summary->smallest, .next = std::nullopt, .count = summary->count};
-    if (const auto next = state_->index.after(summary->smallest)) keys.next = next->smallest;
-    return keys;
-  }
-  return std::nullopt;
+  const auto summary = state_->find(leaf);
+  if (!summary) return std::nullopt;
+  LeafKeys keys{.smallest = summary->smallest, .next = std::nullopt, .count = summary->count};
+  if (const auto next = state_->index.after(summary->smallest)) keys.next = next->smallest;
+  return keys;
+}
+
+Result<> ReverseMap::move_leaf(BlockEditor& editor, BlockNumber leaf) {
+  const auto summary = state_->find(leaf);
+  if (!summary) return damaged_leaf(leaf, "no place in the index");
+  const BlockPtr content = TRY(state_->read(editor, *summary));
+  LeafSummary moved = *summary;
+  moved.leaf = TRY(editor.allocate(format::BlockType::kReverseLeaf, 0, format::LeafKind::kData));
+  *TRY(edit_leaf(editor, moved.leaf)) = content->as<ReverseLeaf>();
+  state_->index.update(*summary, moved);
+  editor.release(leaf);
+  return {};
 }
 
 std::uint64_t ReverseMap::leaf_count() const { return state_->index.size(); }

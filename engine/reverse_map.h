@@ -52,6 +52,8 @@ class ReverseMap {
   // Replaces a record by one with the same key (a run grew or shrank at its end). kDamaged if there is none, if it differs
   // from `before` in any field, or if the new one makes no sense.
   Result<> replace(BlockEditor& editor, const format::ReverseRecord& before, const format::ReverseRecord& record);
+  // Gives a leaf's records another block and releases the leaf. kDamaged if it is none. Linear in the number of leaves.
+  Result<> move_leaf(BlockEditor& editor, BlockNumber leaf);
   void keep_changes();
   void drop_changes();
 

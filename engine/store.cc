@@ -273,7 +273,7 @@ Result<bool> Store::try_add_chunk(TransactionClass transaction_class) {
   for (const BlockNumber header : {run.first, Metadata::mirror_of(run.first)}) {
     const bool good = medium_->store_zeros(byte_offset(header), kBlockBytes).has_value();
     if (good && !ledger_.touches(run)) continue;
-    if (!good) ledger_.set(header, 0xff);
+    if (!good) ledger_.set(header, kWholeBlock);
     release_data(run);
     return false;
   }
