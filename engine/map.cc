@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "engine/check.h"
 
@@ -15,7 +17,8 @@ using format::LeafKind;
 
 namespace {
 
-// Entries of one level: the root's eight or a node's 512. `base`: file block of entry 0. `log512`: of each entry's span.
+// Entries of one level: the root's eight or a node's 512. `base`: file block of entry 0. `log512`: of each entry's
+// span.
 struct Level {
   std::uint64_t* entries;
   std::uint64_t count;
@@ -69,7 +72,8 @@ class Merger {  // of neighbouring segments
   Segment pending_;
 };
 
-Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level& level, FileRange range, Merger& merger) {
+Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level& level, FileRange range,
+                  Merger& merger) {
   const SlotWindow window = slots_in(level, range);
   for (std::uint64_t i = window.first; i < window.end; ++i) {
     const MapEntry entry{entries[i]};
@@ -88,8 +92,52 @@ Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level
   return true;
 }
 
-Level root_level(const Fork& fork) { return {nullptr, kRootSlots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0)}; }
-Level root_level(const ForkEdit& fork) { return {fork.slots, kRootSlots, static_cast<std::uint8_t>(*fork.level - 1), FileBlock(0)}; }
+Level root_level(const Fork& fork) {
+  return {nullptr, kRootSlots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0)};
+}
+Level root_level(const ForkEdit& fork) {
+  return {fork.slots, kRootSlots, static_cast<std::uint8_t>(*fork.level - 1), FileBlock(0)};
+}
+
+// Looks for written blocks, or for others. It remembers the nodes below which there is none: a file may hold one
+// subtree more often than anybody can count.
+class Search {
+ public:
+  Search(BlockReader& reader, bool written) : reader_(reader), written_(written) {}
+
+  Result<std::optional<FileBlock>> first_in(const Fork& fork, FileRange range) {
+    if (const auto found = TRY(first_below(fork.slots.data(), root_level(fork), range))) return found;
+    const FileBlock beyond = std::max(range.first, FileBlock(fork.capacity()));
+    if (!written_ && beyond < range.end()) return beyond;
+    return std::nullopt;
+  }
+
+ private:
+  Result<std::optional<FileBlock>> first_below(const std::uint64_t* entries, const Level& level, FileRange range) {
+    const SlotWindow window = slots_in(level, range);
+    for (std::uint64_t i = window.first; i < window.end; ++i) {
+      const MapEntry entry{entries[i]};
+      const FileRange slot = level.range_of(i);
+      const FileRange part = intersect(slot, range);
+      if (!entry.present() || !entry.is_node()) {
+        if ((entry.present() && !entry.unwritten()) == written_) return part.first;
+        continue;
+      }
+      const bool whole = part.count == slot.count;
+      if (whole && none_below_.contains(entry.block())) continue;
+      if (level.log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+      const BlockPtr node = TRY(reader_.read(entry.block(), BlockType::kMapNode));
+      const Level below{nullptr, kMapFanout, static_cast<std::uint8_t>(level.log512 - 1), slot.first};
+      if (const auto found = TRY(first_below(node->as<format::MapNode>().data(), below, part))) return found;
+      if (whole) none_below_.insert(entry.block());
+    }
+    return std::nullopt;
+  }
+
+  BlockReader& reader_;
+  const bool written_;
+  std::unordered_set<BlockNumber> none_below_;
+};
 
 // 512 leaf entries that continue each other are one entry of the level above.
 bool is_one_run(const format::MapNode& node, std::uint8_t log512) {
@@ -139,7 +187,9 @@ class Editor {
       const FileRange part = intersect(slot, range);
       const FileBlock part_source = source + (part.first - range.first);
       if (part.count == slot.count) {
-        const auto entry = TRY(aligned_entry(from, part_source, level.log512));
+        auto entry = TRY(aligned_entry(from, part_source, level.log512));
+        // What has nothing written is shared as the hole that it reads as, not slot by slot.
+        if (!entry && !TRY(written_.first_in(from, {part_source, part.count}))) entry = MapEntry{};
         if (entry) {
           TRY(replace_counted(level.entries[i], level.log512, *entry));
           done += part.count;
@@ -149,7 +199,8 @@ class Editor {
       // A slot that the range covers whole was not unshared beforehand (mostly it is replaced, not entered).
       const bool copy = TRY(copy_if_shared(level.entries[i], level.log512, copied));
       Block* node = TRY(descend(level, i));
-      const Level below{node->as<format::MapNode>().data(), kMapFanout, static_cast<std::uint8_t>(level.log512 - 1), slot.first};
+      const Level below{node->as<format::MapNode>().data(), kMapFanout, static_cast<std::uint8_t>(level.log512 - 1),
+                        slot.first};
       const std::uint64_t below_done = TRY(share(from, part_source, below, part, copy));
       tidy(level.entries[i], *node, below.log512);
       done += below_done;
@@ -281,6 +332,7 @@ class Editor {
   std::uint64_t slots_ = 0, nodes_ = 0, inline_drops_ = 0;
   bool shared_ = false;
   std::unordered_map<std::uint64_t, std::uint64_t> counted_;  // node -> leaves below
+  Search written_{transaction_, true};
 };
 
 Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level& level, FileRange range, Unshare what) {
@@ -294,7 +346,8 @@ Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level&
     const BlockType type = leaf ? format::leaf_block_type(kind) : BlockType::kMapNode;
     if (TRY(transaction.references_before(entry.block(), 2)) > 1) {
       const BlockPtr shared = TRY(transaction.read(entry.block(), type));
-      const BlockNumber copy = TRY(transaction.allocate(type, leaf ? std::uint8_t{0} : level.log512, leaf ? LeafKind::kData : kind));
+      const BlockNumber copy =
+          TRY(transaction.allocate(type, leaf ? std::uint8_t{0} : level.log512, leaf ? LeafKind::kData : kind));
       *TRY(transaction.edit(copy, type)) = *shared;
       level.entries[i] = leaf ? MapEntry::leaf(copy, false).raw | (entry.raw & format::kEntryFull)
                               : MapEntry::node(copy).raw | (entry.raw & format::kEntryFull);
@@ -337,7 +390,8 @@ ForkEdit edit_attribute_fork(format::InodeRecord& inode) {
   return {inode.attributes.data(), &inode.attribute_level, nullptr, LeafKind::kAttributes};
 }
 
-Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range, FunctionRef<bool(const Segment&)> visit) {
+Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range,
+                          FunctionRef<bool(const Segment&)> visit) {
   Merger merger(visit);
   const FileRange inside = intersect(range, {FileBlock(0), fork.capacity()});
   bool go_on = true;
@@ -346,6 +400,10 @@ Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range
   if (go_on && range.end() > beyond) go_on = merger.add({{beyond, range.end() - beyond}, MapEntry{}});
   if (go_on) merger.flush();
   return {};
+}
+
+Result<std::optional<FileBlock>> first_block(BlockReader& reader, const Fork& fork, FileRange range, bool written) {
+  return Search(reader, written).first_in(fork, range);
 }
 
 Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange range) {
@@ -394,7 +452,8 @@ Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end) {
   return {};
 }
 
-Result<> assign(Transaction& transaction, ForkEdit fork, FileRange range, BlockNumber target, bool unwritten, Graveyard& graveyard) {
+Result<> assign(Transaction& transaction, ForkEdit fork, FileRange range, BlockNumber target, bool unwritten,
+                Graveyard& graveyard) {
   TRY(raise(transaction, fork, range.end()));
   return Editor(transaction, fork, graveyard).set(root_level(fork), range, MapEntry::leaf(target, unwritten));
 }

@@ -69,7 +69,8 @@ class Clone {
     }
     if (mode == ReflinkMode::kCopy) return ReflinkDone{.bytes = TRY(run(range.from_offset, range.to_offset, range.length))};
     const bool dedupe = mode != ReflinkMode::kClone;
-    const std::uint64_t length = TRY(length_by_rule(source, target, range, dedupe, same_file));
+    std::uint64_t length = TRY(length_by_rule(source, target, range, dedupe, same_file));
+    if (dedupe) length = std::min(length, kDedupeAtOnceBytes);
     ReflinkDone result{.bytes = length};
     if (length == 0) return result;
     if (dedupe) {

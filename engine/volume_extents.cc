@@ -21,12 +21,9 @@ Result<std::uint64_t> Volume::seek(InodeNumber inode, std::uint64_t offset, bool
     const InodeRecord record = TRY(state.table.read(reader, inode));
     TRY(check_regular(record));
     if (offset >= record.size_bytes) return fail(ErrorCode::kNoData);
-    std::optional<std::uint64_t> found;
-    TRY(for_each_segment(reader, data_fork(record, LeafKind::kData), block_range(offset, record.size_bytes - offset), [&](const Segment& segment) {
-      if (holds_data(segment) == data) found = std::max(offset, byte_offset(segment.range.first));
-      return !found;
-    }));
-    if (found && *found < record.size_bytes) return *found;
+    const auto found = TRY(
+        first_block(reader, data_fork(record, LeafKind::kData), block_range(offset, record.size_bytes - offset), data));
+    if (found) return std::max(offset, byte_offset(*found));
     if (data) return fail(ErrorCode::kNoData);
     return record.size_bytes;  // there is a hole behind every file
   });
@@ -52,12 +49,15 @@ Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
   if (!count_owners) return {};
   {
     const LockGuard guard(state.store.mutex);
-    TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run, [&](const format::ReverseRecord& record) {
-      if (record.first >= run.first.value + extent.count) return false;  // in ascending order: no other cuts it
-      if (record.first > run.first.value) cut(record.first - run.first.value);
-      cut(record.first + record.length_blocks - run.first.value);
-      return true;
-    }));
+    TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run,
+                                                    [&](const format::ReverseRecord& record) {
+                                                      if (record.first >= run.first.value + extent.count)
+                                                        return false;  // in ascending order: no other cuts it
+                                                      if (record.first > run.first.value)
+                                                        cut(record.first - run.first.value);
+                                                      cut(record.first + record.length_blocks - run.first.value);
+                                                      return true;
+                                                    }));
   }
   const OwnerSet owners = TRY(find_owners(state.store, state.store.metadata(), extent.block));
   extent.owners = static_cast<unsigned>(owners.expand(kCountedOwners).size());
@@ -66,7 +66,8 @@ Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
 
 }  // namespace
 
-Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit) {
+Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_owners,
+                                 const std::function<bool(const FileExtent&)>& visit) {
   State& state = *state_;
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);

@@ -15,7 +15,6 @@ namespace daxcow {
 namespace {
 
 constexpr int kAttempts = 10;                          // with tickets that somebody else's offers have displaced
-constexpr std::uint64_t kDedupePieceBytes = 16 << 20;  // compared and shared under one lock; others wait meanwhile
 
 // Other filesystems are not asked what they do not know.
 bool is_fuse(int file) {
@@ -46,7 +45,7 @@ std::expected<ReflinkDone, int> share(int source, int target, ReflinkMode mode, 
 std::expected<ReflinkDone, int> in_pieces(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
   ReflinkDone done;
   while (done.bytes < range.length) {
-    const std::uint64_t length = std::min(kDedupePieceBytes, range.length - done.bytes);
+    const std::uint64_t length = std::min(kDedupeAtOnceBytes, range.length - done.bytes);
     const auto step = share(source, target, mode, {range.from_offset + done.bytes, range.to_offset + done.bytes, length});
     if (!step) return step;
     done.bytes += step->bytes;

@@ -172,6 +172,30 @@ TEST_CASE("a file that holds one subtree very often is counted and dropped quick
   CHECK(bench.volume->attributes(a)->block_count == 1u);
 }
 
+TEST_CASE("looking through a file that holds one subtree very often ends, and so does cloning it at another alignment") {
+  Bench bench;
+  const InodeNumber reserved = bench.file("reserved"), dense = bench.file("dense"), other = bench.file("other");
+  for (std::uint64_t at = 0; at < 2 * kMiB; at += 8192)
+    REQUIRE(bench.volume->allocate(reserved, AllocateMode::kAllocate, at, 4096).has_value());
+  REQUIRE(bench.truncate(reserved, 2 * kMiB).has_value());
+  REQUIRE(bench.write(dense, 0, std::string(2 * kMiB, 'd')).has_value());
+  bench.clone(dense, 0, other, 0, 4096);
+  REQUIRE(bench.write(dense, 0, "e").has_value());
+  constexpr std::uint64_t kSize = 1ull << 60;
+  for (std::uint64_t size = 2 * kMiB; size < kSize; size *= 2) {
+    bench.clone(reserved, 0, reserved, size, size);
+    bench.clone(dense, 0, dense, size, size);
+  }
+  CHECK(bench.volume->seek(reserved, 0, true).error().code == ErrorCode::kNoData);
+  CHECK(bench.volume->seek(dense, 0, false).value() == kSize);
+  REQUIRE(bench.write(reserved, kSize - 4096, "end").has_value());
+  CHECK(bench.volume->seek(reserved, 5, true).value() == kSize - 4096);
+  bench.clone(reserved, 0, other, 4096, kSize);
+  CHECK(bench.volume->seek(other, 4096, true).value() == kSize);
+  CHECK(bench.read(other, kSize, 10) == std::string("end") + std::string(7, '\0'));
+  bench.check_clean();
+}
+
 TEST_CASE("files as large as the kernel allows") {
   Bench bench;
   const InodeNumber a = bench.file("a");
