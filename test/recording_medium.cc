@@ -198,6 +198,7 @@ Result<std::vector<BadRange>> RecordingMedium::bad_ranges() {
 Result<> RecordingMedium::clear_bad(BlockRun run) {
   auto powered = check_power();
   if (!powered) return powered;
+  if (!recording_.can_clear_) return fail(ErrorCode::kUnsupported);
   return recording_.clear_bad(run);
 }
 

@@ -72,6 +72,8 @@ class Recording {
   void inject(BlockNumber block, bool latent = false);
   void set_listed(BadRanges bad);  // exactly these
   BadRanges listed();
+  // Whether the device can clear bad blocks; it can if nothing is said.
+  void set_can_clear(bool can) { can_clear_ = can; }
   // Makes this block bad when the log has grown to `event_count` events.
   void inject_at(std::size_t event_count, BlockNumber block);
 
@@ -92,6 +94,7 @@ class Recording {
   std::span<std::byte> memory_;
   std::mutex mutex_;
   bool armed_ = false;
+  std::atomic<bool> can_clear_{true};
   std::atomic<std::uint64_t> power_{0};
   Log log_;
   BadRanges listed_, latent_, bad_;  // bad_: both, in whole blocks
