@@ -1,5 +1,7 @@
 #include "engine/block.h"
 
+#include <sanitizer/asan_interface.h>
+
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -9,18 +11,11 @@ namespace daxcow {
 
 namespace {
 
-// The address sanitizer is to see each use of a version that is gone.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kRecycles = false;
-#elif defined(__has_feature)
-constexpr bool kRecycles = !__has_feature(address_sanitizer);
-#else
-constexpr bool kRecycles = true;
-#endif
 constexpr std::size_t kMaximumSpare = 1024;
 
-// Memory of one size. Each commit makes a few versions and drops as many; taking a block's memory from the heap and giving
-// it back, with the pages that come and go, costs several times what filling it does.
+// Memory of one size, which the address sanitizer forbids while it is spare. Each commit makes a few versions and drops
+// as many; taking a block's memory from the heap and giving it back, with the pages that come and go, costs several
+// times what filling it does.
 template <std::size_t kBytes, std::size_t kAlignment>
 class SpareMemory {
  public:
@@ -29,20 +24,24 @@ class SpareMemory {
     return *spare;
   }
   void* take() {
-    if (kRecycles) {
+    {
       const std::lock_guard guard(mutex_);
       if (!spare_.empty()) {
         void* const memory = spare_.back();
         spare_.pop_back();
+        ASAN_UNPOISON_MEMORY_REGION(memory, kBytes);
         return memory;
       }
     }
     return ::operator new(kBytes, std::align_val_t(kAlignment));
   }
   void give(void* memory) noexcept {
-    if (kRecycles) {
+    {
       const std::lock_guard guard(mutex_);
-      if (spare_.size() < kMaximumSpare) return spare_.push_back(memory);
+      if (spare_.size() < kMaximumSpare) {
+        ASAN_POISON_MEMORY_REGION(memory, kBytes);
+        return spare_.push_back(memory);
+      }
     }
     ::operator delete(memory, kBytes, std::align_val_t(kAlignment));
   }

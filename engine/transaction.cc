@@ -150,8 +150,7 @@ Result<> Transaction::set_ledger(BlockNumber block, std::uint8_t sector_mask) {
   return {};
 }
 
-// --- commit
-// -------------------------------------------------------------------------------------------------------------
+// --- commit -------------------------------------------------------------------------------------------------------------
 
 Result<> Transaction::commit() {
   CHECK(!done_);
@@ -184,8 +183,8 @@ Result<> Transaction::commit() {
   return {};
 }
 
-// A damaged map may lead to blocks that are nobody's, without a record that keeps them. No reference to such a block
-// comes to life by copying a node: the block would be given out to somebody else, and be freed twice in the end.
+// A damaged map may lead to blocks that are nobody's, without a record that keeps them. No reference to such a block comes to
+// life by copying a node: the block would be given out to somebody else, and be freed twice in the end.
 Result<> Transaction::check_target(BlockRun run) const {
   store_.mutex.assert_held();
   if (!store_.metadata_.in_chunk(run.first)) {
@@ -207,12 +206,10 @@ Result<> Transaction::apply_changes(const RecordChanges& changes, std::vector<Bl
   }
   for (const auto& [before, after] : changes.replaced) {
     const BlockNumber end = BlockNumber(before.first) + before.length_blocks;
-    if (after.length_blocks > before.length_blocks)
-      TRY(check_target({end, after.length_blocks - before.length_blocks}));
+    if (after.length_blocks > before.length_blocks) TRY(check_target({end, after.length_blocks - before.length_blocks}));
     TRY(reverse_map.replace(*this, before, after));
     if (after.length_blocks < before.length_blocks)
-      candidates.push_back(
-          {BlockNumber(after.first + after.length_blocks), before.length_blocks - after.length_blocks});
+      candidates.push_back({BlockNumber(after.first + after.length_blocks), before.length_blocks - after.length_blocks});
   }
   for (const ReverseRecord& record : changes.erased) {
     TRY(reverse_map.erase(*this, record));
@@ -231,8 +228,7 @@ Result<> Transaction::update_reverse_map() {
     if (!holds_references(dirty.descriptor.type)) continue;
     const Block& before = dirty.before ? *dirty.before : kZeroBlock;
     dirty.line_mask = changed_lines(before, *dirty.copy);
-    append_changes(BlockNumber(block), dirty.descriptor.type, dirty.descriptor.level, before, *dirty.copy,
-                   dirty.line_mask, changes);
+    append_changes(BlockNumber(block), dirty.descriptor.type, dirty.descriptor.level, before, *dirty.copy, dirty.line_mask, changes);
   }
   TRY(apply_changes(changes, candidates));
   // New blocks that were made but not hooked up (a run collapsed again, say) go like everything without a reference.
@@ -263,8 +259,7 @@ Result<> Transaction::free_block(BlockNumber block, std::vector<BlockRun>& candi
     // Its own references go with it, as they are now: earlier changes of it are in the reverse map already.
     const BlockPtr content = TRY(read(block, descriptor.type));
     RecordChanges changes;
-    append_changes(block, descriptor.type, descriptor.level, *content, kZeroBlock, changed_lines(*content, kZeroBlock),
-                   changes);
+    append_changes(block, descriptor.type, descriptor.level, *content, kZeroBlock, changed_lines(*content, kZeroBlock), changes);
     TRY(apply_changes(changes, candidates));
   }
   release(block);
@@ -299,11 +294,9 @@ void Transaction::make_headers() {
     Header& header = header_of(Metadata::chunk_base(BlockNumber(block)));
     const std::uint64_t index = block % format::kChunkBlocks - 1;
     header.content->as<format::ChunkHeader>().blocks[index] = dirty.descriptor;
-    header.line_mask |=
-        1ull << ((offsetof(format::ChunkHeader, blocks) + index * sizeof(BlockDescriptor)) / kLineBytes);
+    header.line_mask |= 1ull << ((offsetof(format::ChunkHeader, blocks) + index * sizeof(BlockDescriptor)) / kLineBytes);
   }
-  if (linked_chunk_.second.value != 0)
-    header_of(linked_chunk_.first).content->as<format::ChunkHeader>().next = linked_chunk_.second.value;
+  if (linked_chunk_.second.value != 0) header_of(linked_chunk_.first).content->as<format::ChunkHeader>().next = linked_chunk_.second.value;
   for (auto& [base, header] : headers_) {
     auto& content = header.content->as<format::ChunkHeader>();
     ++content.sequence;
@@ -317,9 +310,7 @@ Result<> Transaction::write_new_blocks() {
   for (const auto& [block, dirty] : dirty_) {
     if (!dirty.is_new || dirty.freed) continue;
     any = true;
-    const auto store_at = [&](BlockNumber at) {
-      return store_.medium().store(byte_offset(at), dirty.copy->bytes).has_value();
-    };
+    const auto store_at = [&](BlockNumber at) { return store_.medium().store(byte_offset(at), dirty.copy->bytes).has_value(); };
     bool home = store_at(BlockNumber(block)), mirror = store_at(Metadata::mirror_of(BlockNumber(block)));
     if (!home && !mirror) {  // nobody refers to it yet: the device may make it usable again
       for (const BlockNumber at : {BlockNumber(block), Metadata::mirror_of(BlockNumber(block))})
@@ -327,8 +318,7 @@ Result<> Transaction::write_new_blocks() {
       home = store_at(BlockNumber(block));
       mirror = store_at(Metadata::mirror_of(BlockNumber(block)));
     }
-    if (!home && !mirror)
-      return fail(ErrorCode::kIo, "metadata block " + std::to_string(block) + ": both copies cannot be written");
+    if (!home && !mirror) return fail(ErrorCode::kIo, "metadata block " + std::to_string(block) + ": both copies cannot be written");
     if (!home) store_.bad_copy({BlockNumber(block), Copy::kPrimary});
     if (!mirror) store_.bad_copy({BlockNumber(block), Copy::kMirror});
   }
@@ -340,16 +330,13 @@ void Transaction::write_home() {
   // The journal has the change and the other copy too: a failure is not the transaction's.
   const auto write_lines = [this](BlockNumber block, std::uint64_t mask, const Block& content) {
     if (!store_lines(store_.medium(), block, mask, content)) store_.bad_copy({block, Copy::kPrimary});
-    if (!store_lines(store_.medium(), Metadata::mirror_of(block), mask, content))
-      store_.bad_copy({block, Copy::kMirror});
+    if (!store_lines(store_.medium(), Metadata::mirror_of(block), mask, content)) store_.bad_copy({block, Copy::kMirror});
   };
   for (const auto& [block, dirty] : dirty_)
-    if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0)
-      write_lines(BlockNumber(block), dirty.line_mask, *dirty.copy);
+    if (!dirty.freed && !dirty.is_new && dirty.line_mask != 0) write_lines(BlockNumber(block), dirty.line_mask, *dirty.copy);
   for (const auto& [block, header] : headers_) write_lines(BlockNumber(block), header.line_mask, *header.content);
   if (const auto drained = store_.medium().drain(); !drained) {
-    // The journal's record is the only safe copy of this change now: nothing may overwrite it. The next open applies
-    // it.
+    // The journal's record is the only safe copy of this change now: nothing may overwrite it. The next open applies it.
     store_.failed_ = true;
     store_.log("the pool cannot be written any more, unmount it: " + describe(drained.error()));
   }
@@ -386,8 +373,7 @@ void Transaction::publish() {
     if (!dirty.freed && (dirty.is_new || dirty.line_mask != 0)) metadata.unpin(BlockNumber(block));
   store_.reverse_map().keep_changes();
   store_.transactions_.fetch_add(1, std::memory_order_relaxed);
-  if (!freed_metadata.empty() || !freed_data_.empty())
-    store_.retire(united(std::move(freed_data_)), std::move(freed_metadata));
+  if (!freed_metadata.empty() || !freed_data_.empty()) store_.retire(united(std::move(freed_data_)), std::move(freed_metadata));
   done_ = true;
   for (const auto& action : on_commit_) action();
 }

@@ -1,6 +1,5 @@
-// One volume as POSIX sees it: the façade that the daemon calls. Every function is thread-safe, takes the volume's gate
-// and the inode locks that it needs, and returns when its change is committed (see docs/ARCHITECTURE.md for the lock
-// order).
+// One volume as POSIX sees it: the façade that the daemon calls. Every function is thread-safe, takes the volume's gate and
+// the inode locks that it needs, and returns when its change is committed (see docs/ARCHITECTURE.md for the lock order).
 //
 // Permission checks are the caller's (the kernel does them with default_permissions); what depends on the change itself
 // (clearing set-id bits, setgid inheritance of directories) is done here.
@@ -62,8 +61,7 @@ struct NewInode {
   std::string_view symlink_target;  // S_IFLNK only
 };
 
-inline constexpr std::uint64_t kDedupeAtOnceBytes = 16
-                                                    << 20;  // compared and shared under one lock; others wait meanwhile
+inline constexpr std::uint64_t kDedupeAtOnceBytes = 16 << 20;  // compared and shared under one lock; others wait meanwhile
 
 enum class RenameMode { kReplace, kNoReplace, kExchange };
 
@@ -100,8 +98,8 @@ struct ReflinkRange {
 struct DirectoryItem {
   std::string_view name;  // valid during the call only
   InodeNumber inode;
-  std::uint32_t type;    // mode & S_IFMT
-  std::uint64_t cookie;  // of this entry; pass it to go on after it. Never 0; stable while the entry exists
+  std::uint32_t type;     // mode & S_IFMT
+  std::uint64_t cookie;   // of this entry; pass it to go on after it. Never 0; stable while the entry exists
 };
 
 enum class ExtentState { kHole, kUnwritten, kWritten };
@@ -109,10 +107,9 @@ struct FileExtent {
   FileBlock start;
   std::uint64_t count = 0;
   ExtentState state = ExtentState::kHole;
-  BlockNumber block;  // not for holes
-  unsigned owners =
-      0;             // files (of all volumes) that own its blocks, as far as asked for and at most 10,000; 1: exclusive
-  bool bad = false;  // its first block is in the poison ledger
+  BlockNumber block;     // not for holes
+  unsigned owners = 0;   // files (of all volumes) that own its blocks, as far as asked for and at most 10,000; 1: exclusive
+  bool bad = false;      // its first block is in the poison ledger
 };
 
 struct VolumeStatistics {
@@ -152,36 +149,33 @@ class Volume : public std::enable_shared_from_this<Volume> {
   VolumeNumber number() const { return number_; }
   bool read_only() const { return read_only_; }
 
-  // --- names
-  // -----------------------------------------------------------------------------------------------------------
+  // --- names -----------------------------------------------------------------------------------------------------------
   Result<Attributes> lookup(InodeNumber directory, std::string_view name);  // "." and ".." included; kNotFound
   // mkdir, mknod, creat, symlink. kExists, kNameTooLong, kTooManyLinks.
   Result<Attributes> create(InodeNumber directory, std::string_view name, const NewInode& inode);
   Result<Attributes> link(InodeNumber inode, InodeNumber directory, std::string_view name);
-  Result<> unlink(InodeNumber directory, std::string_view name);            // kIsDirectory
+  Result<> unlink(InodeNumber directory, std::string_view name);  // kIsDirectory
   Result<> remove_directory(InodeNumber directory, std::string_view name);  // kNotEmpty, kNotDirectory
-  // kInvalid for a directory that would come to lie in itself. Answers whose time of change has moved; both invalid
-  // when two names of one inode were given, and nothing was to be done.
+  // kInvalid for a directory that would come to lie in itself. Answers whose time of change has moved; both invalid when two
+  // names of one inode were given, and nothing was to be done.
   struct Renamed {
     InodeNumber moved;
     InodeNumber other;  // exchanged for it, or replaced; invalid if there was none
   };
-  Result<Renamed> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory,
-                         std::string_view new_name, RenameMode mode);
+  Result<Renamed> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
+                         RenameMode mode);
   Result<std::string> read_link(InodeNumber inode, bool update_access_time = true);
   // Calls visit for each entry after `cookie` (0: from the start, "." and ".." first) until it returns false.
-  Result<> read_directory(InodeNumber directory, std::uint64_t cookie,
-                          const std::function<bool(const DirectoryItem&)>& visit, bool update_access_time = true);
+  Result<> read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
+                          bool update_access_time = true);
 
-  // --- attributes
-  // ------------------------------------------------------------------------------------------------------
+  // --- attributes ------------------------------------------------------------------------------------------------------
   Result<Attributes> attributes(InodeNumber inode);
   Result<Attributes> set_attributes(InodeNumber inode, const AttributeChange& change);
   // Extended attributes by full name ("user.x"); kUnsupported for an unknown prefix, kNoAttribute, kTooBig, kNoSpace.
   Result<std::string> get_attribute(InodeNumber inode, std::string_view name);
   enum class SetAttributeMode { kAny, kCreate, kReplace };
-  Result<> set_attribute(InodeNumber inode, std::string_view name, std::span<const std::byte> value,
-                         SetAttributeMode mode);
+  Result<> set_attribute(InodeNumber inode, std::string_view name, std::span<const std::byte> value, SetAttributeMode mode);
   Result<> remove_attribute(InodeNumber inode, std::string_view name);
   Result<std::vector<std::string>> list_attributes(InodeNumber inode);
 
@@ -193,8 +187,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
   // A system call could not read what the lease hands out: finds out which of its blocks are bad, and reports them.
   void suspect(const ReadLease& lease);
-  // As read(), into `to`, with zeros for what is lost; the first time that it does so for a block of a file, it
-  // publishes an event.
+  // As read(), into `to`, with zeros for what is lost; the first time that it does so for a block of a file, it publishes an event.
   Result<std::uint64_t> read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
   // What the file's users want to happen when data of it is lost. Climbs to the root: for the rare case.
   PoisonPolicy poison_policy(InodeNumber inode);
@@ -204,56 +197,51 @@ class Volume : public std::enable_shared_from_this<Volume> {
     bool append = false;           // at the end of the file, whatever `offset` says
     std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
     bool zero_lost = false;        // what is lost around the bytes written counts as zero
-    bool restores = false;  // what the file had already: its times stay, and it is not told as healed by its owner
+    bool restores = false;         // what the file had already: its times stay, and it is not told as healed by its owner
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
   Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
-  Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from) {
-    return write(inode, offset, from, WriteOptions{});
-  }
+  Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from) { return write(inode, offset, from, WriteOptions{}); }
   Result<> allocate(InodeNumber inode, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
-  // Makes [to_offset, +length) of `to` equal to that range of `from`, sharing whole blocks where the offsets agree
-  // modulo 4 KiB and copying the rest; stops at the end of `from`. Returns the bytes done, which may be fewer than
-  // asked for (go on). Both inodes may be the same if the ranges do not overlap. A clone of a whole file into an empty
-  // one costs the same whatever its number of extents.
-  Result<std::uint64_t> clone_range(InodeNumber from, std::uint64_t from_offset, InodeNumber to,
-                                    std::uint64_t to_offset, std::uint64_t length);
+  // Makes [to_offset, +length) of `to` equal to that range of `from`, sharing whole blocks where the offsets agree modulo
+  // 4 KiB and copying the rest; stops at the end of `from`. Returns the bytes done, which may be fewer than asked for
+  // (go on). Both inodes may be the same if the ranges do not overlap. A clone of a whole file into an empty one costs
+  // the same whatever its number of extents.
+  Result<std::uint64_t> clone_range(InodeNumber from, std::uint64_t from_offset, InodeNumber to, std::uint64_t to_offset,
+                                    std::uint64_t length);
   // As clone_range, to another volume of the pool.
   Result<std::uint64_t> clone_range_to(InodeNumber from, std::uint64_t from_offset, Volume& to_volume, InodeNumber to,
                                        std::uint64_t to_offset, std::uint64_t length);
-  // What the kernel's ioctls do, by its rules: all of the range while both files are locked, or kInvalid (offsets that
-  // are no multiples of 4 KiB; a length that is none and does not reach the end of both; a range beyond the end of the
-  // source; ranges of one file that overlap), kIsDirectory, kFileTooBig. kDedupe and kCompare do at most
-  // kDedupeAtOnceBytes, and end at the last whole block that can be shared. Clears `clear_mode` (of S_ISUID and
-  // S_ISGID) with a change of content. After an error of the pool (kNoSpace) a beginning may be done. kStale if `from`
-  // is another file by now. A whole file in place of another is one step, whatever both contain.
-  Result<ReflinkDone> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
-                              ReflinkMode mode, std::uint32_t clear_mode = 0);
+  // What the kernel's ioctls do, by its rules: all of the range while both files are locked, or kInvalid (offsets that are no
+  // multiples of 4 KiB; a length that is none and does not reach the end of both; a range beyond the end of the source;
+  // ranges of one file that overlap), kIsDirectory, kFileTooBig. kDedupe and kCompare do kDedupeAtOnceBytes at most, and end at
+  // the last whole block that can be shared. Clears `clear_mode` (of S_ISUID and S_ISGID) with a change of content. After an error
+  // of the pool (kNoSpace) a beginning may be done. kStale if `from` is another file by now. A whole file in place of another is
+  // one step, whatever both contain.
+  Result<ReflinkDone> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
+                                std::uint32_t clear_mode = 0);
   Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split
   // where the number changes.
-  Result<> for_each_extent(InodeNumber inode, FileBlock from, bool count_owners,
-                           const std::function<bool(const FileExtent&)>& visit);
+  Result<> for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit);
   // Makes everything about the inode durable; lazy times too, unless only its content is asked for, as by fdatasync(2).
   enum class Sync { kAll, kContent };
   Result<> sync(InodeNumber inode, Sync what = Sync::kAll);
   Result<> sync_all();
 
-  // --- the kernel's references
-  // ------------------------------------------------------------------------------------------- lookup(), create() and
-  // link() of a FUSE session count one each; forget() takes them back. An inode without a name lives until its count is
-  // zero; after that its number may be another file's. So who writes to an inode must have it remembered, as the kernel
-  // has what is open.
+  // --- the kernel's references -------------------------------------------------------------------------------------------
+  // lookup(), create() and link() of a FUSE session count one each; forget() takes them back. An inode without a name lives
+  // until its count is zero; after that its number may be another file's. So who writes to an inode must have it
+  // remembered, as the kernel has what is open.
   void remember(InodeNumber inode, std::uint64_t count = 1);
   void forget(InodeNumber inode, std::uint64_t count);
   bool is_remembered(InodeNumber inode) const;
   // All counts of this volume at once, at the end of a session.
   void forget_all();
 
-  // --- the kernel's pages
-  // ------------------------------------------------------------------------------------------------ What a rescue must
-  // know of them (see PageTrust). Handles that may write are counted from before the reply that makes them until they
-  // are given back. A change of content in another way than by writes is noted before it is begun.
+  // --- the kernel's pages ------------------------------------------------------------------------------------------------
+  // What a rescue must know of them (see PageTrust). Handles that may write are counted from before the reply that makes them
+  // until they are given back. A change of content in another way than by writes is noted before it is begun.
   void open_for_writing(InodeNumber inode);
   void close_for_writing(InodeNumber inode);
   void note_change_behind_pages(InodeNumber inode);
