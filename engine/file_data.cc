@@ -21,14 +21,14 @@ Result<> check_regular(const InodeRecord& record) {
   return {};
 }
 
-Result<FileView> view_of(State& state, InodeNumber inode, FileRange range) {
+Result<FileView> view_of(State& state, InodeNumber inode, FileRange range, std::size_t most_segments) {
   return state.store.read_consistent([&](BlockReader& reader) -> Result<FileView> {
     FileView view;
     view.record = TRY(state.table.read(reader, inode));
     TRY(check_regular(view.record));
     TRY(for_each_segment(reader, data_fork(view.record, LeafKind::kData), range, [&](const Segment& segment) {
       view.segments.push_back(segment);
-      return true;
+      return view.segments.size() < most_segments;
     }));
     for (const Segment& segment : view.segments)
       if (segment.entry.present() && !state.store.holds_data({segment.entry.block(), segment.range.count}))

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "engine/format.h"
@@ -24,8 +25,10 @@ struct FileView {
   format::InodeRecord record;
   std::vector<Segment> segments;
 };
-// Record and map of a stretch of a file as of one moment. kDamaged if the map leads out of the data.
-Result<FileView> view_of(Volume::State& state, InodeNumber inode, FileRange range);
+// Record and map of a stretch of a file as of one moment, or of its first `most_segments`. kDamaged if the map leads out of the
+// data. Without a limit only for ranges that somebody reads or writes: a file may hold one subtree more often than anybody can count.
+Result<FileView> view_of(Volume::State& state, InodeNumber inode, FileRange range,
+                         std::size_t most_segments = std::numeric_limits<std::size_t>::max());
 
 // Written, neither a hole nor unwritten.
 inline bool holds_data(const Segment& segment) { return segment.entry.present() && !segment.entry.unwritten(); }

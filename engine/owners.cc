@@ -263,15 +263,16 @@ class OwnerWalk {
   }
 
   void found(VolumeNumber volume, std::uint64_t table_block) {
+    if (--ways_left_ == 0) stopped_ = true;
     const InodeNumber first_inode(table_block * format::kInodesPerBlock);
     owner_.volume = volume;
     if (!set_.is_table_) {
       owner_.inode = first_inode + inode_index_;
-      stopped_ = !visit_(owner_);
+      stopped_ |= !visit_(owner_);
     } else if (set_.role_ == OwnerRole::kInode) {
       found_inodes(volume, first_inode);
     } else {
-      stopped_ = !visit_(owner_);
+      stopped_ |= !visit_(owner_);
     }
   }
 
@@ -324,6 +325,7 @@ class OwnerWalk {
   const OwnerSet& set_;
   FunctionRef<bool(VolumeNumber)> wanted_;
   FunctionRef<bool(const OwnerRange&)> visit_;
+  std::uint64_t ways_left_ = OwnerSet::kMaximumOwners;
   OwnerRange owner_;
   unsigned inode_index_ = 0;
   bool stopped_ = false;

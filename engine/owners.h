@@ -43,7 +43,9 @@ struct OwnerRange {
 class OwnerSet {
  public:
   // Calls visit for the owners in those volumes that `wanted` accepts, in no particular order, until it returns false.
-  // Ways that end in other volumes cost nothing.
+  // Ways that end in other volumes cost nothing. Ends after kMaximumOwners: a file may hold one subtree more often than
+  // anybody can count.
+  static constexpr std::uint64_t kMaximumOwners = 20'000'000;
   void for_each(FunctionRef<bool(VolumeNumber)> wanted, FunctionRef<bool(const OwnerRange&)> visit) const;
   // At most `limit` owners; *truncated says whether there are more.
   std::vector<OwnerRange> expand(std::size_t limit, bool* truncated = nullptr) const;

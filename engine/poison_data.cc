@@ -11,7 +11,8 @@ namespace daxcow {
 namespace {
 
 constexpr std::size_t kRecordsAtOnce = 32;      // ledger records in a transaction
-constexpr std::size_t kEventsForABlock = 1000;  // owners that get an event of their own
+constexpr std::size_t kEventsForABlock = 1000;      // owners that get an event of their own
+constexpr std::size_t kToldOfABlock = 1'000'000;  // ranges that mounts are told of; to the others access fails, no more
 
 // A maximal run of set bits.
 struct SectorRun {
@@ -119,11 +120,12 @@ bool Poison::report_loss(BlockNumber block, std::uint8_t sectors) {
                  ": it has more owners than are listed here; see daxcow owners " + std::to_string(byte_offset(block));
     publish(std::move(event));
   }
+  std::size_t ranges = 0;
   owners->for_each([&](VolumeNumber volume) { return host_.is_mounted(volume); },
                    [&](const OwnerRange& owner) {
-                     if (!owner.unwritten && host_.is_remembered(owner.volume, owner.inode))
-                       host_.on_lost(lost_range(owner, block));
-                     return true;
+                     if (owner.unwritten || !host_.is_remembered(owner.volume, owner.inode)) return true;
+                     host_.on_lost(lost_range(owner, block));
+                     return ++ranges < kToldOfABlock;
                    });
   return told != 0;
 }

@@ -32,6 +32,7 @@ Result<std::uint64_t> Volume::seek(InodeNumber inode, std::uint64_t offset, bool
 namespace {
 
 constexpr std::size_t kCountedOwners = 10'000;
+constexpr std::size_t kSegmentsAtOnce = 10'000;
 
 // Fills in owners and ledger of an extent and shortens it to where they may change: at the edge of a reference, of a
 // subtree (which may be shared as a whole), or of a bad block.
@@ -76,7 +77,6 @@ Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_o
   TRY(check_regular(record));
   const std::uint64_t blocks = std::max(blocks_for(record.size_bytes), record.block_count);
   if (from.value >= blocks) return {};
-  const FileView view = TRY(view_of(state, inode, {from, blocks - from.value}));
   // What was found to continue its predecessor in every respect is one extent.
   std::optional<FileExtent> pending;
   const auto add = [&](const FileExtent& extent) {
@@ -89,17 +89,23 @@ Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_o
     pending = extent;
     return go_on;
   };
-  for (const Segment& segment : view.segments) {
-    for (FileBlock at = segment.range.first; at < segment.range.end();) {
-      FileExtent extent{at, segment.range.end() - at, ExtentState::kHole, {}, 0, false};
-      if (segment.entry.present()) {
-        extent.state = segment.entry.unwritten() ? ExtentState::kUnwritten : ExtentState::kWritten;
-        extent.block = segment.entry.block() + (at - segment.range.first);
-        TRY(describe_extent(state, extent, count_owners));
+  // A part at a time: whoever asks may have seen enough.
+  while (from.value < blocks) {
+    const FileView view = TRY(view_of(state, inode, {from, blocks - from.value}, kSegmentsAtOnce));
+    for (const Segment& segment : view.segments) {
+      for (FileBlock at = segment.range.first; at < segment.range.end();) {
+        FileExtent extent{at, segment.range.end() - at, ExtentState::kHole, {}, 0, false};
+        if (segment.entry.present()) {
+          extent.state = segment.entry.unwritten() ? ExtentState::kUnwritten : ExtentState::kWritten;
+          extent.block = segment.entry.block() + (at - segment.range.first);
+          TRY(describe_extent(state, extent, count_owners));
+        }
+        if (!add(extent)) return {};
+        at += extent.count;
       }
-      if (!add(extent)) return {};
-      at += extent.count;
     }
+    if (view.segments.empty()) break;
+    from = view.segments.back().range.end();
   }
   if (pending) visit(*pending);
   return {};

@@ -1,6 +1,7 @@
 // Particular situations of files in a volume, on DRAM.
 #include <sys/stat.h>
 
+#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -193,6 +194,19 @@ TEST_CASE("looking through a file that holds one subtree very often ends, and so
   bench.clone(reserved, 0, other, 4096, kSize);
   CHECK(bench.volume->seek(other, 4096, true).value() == kSize);
   CHECK(bench.read(other, kSize, 10) == std::string("end") + std::string(7, '\0'));
+  // Its blocks have more owners than anybody can be told of.
+  BlockNumber block;
+  REQUIRE(bench.volume->for_each_extent(dense, FileBlock(1), false, [&](const FileExtent& extent) {
+    block = extent.block;
+    return false;
+  }));
+  bench.volume->remember(dense);
+  std::array<std::byte, 16> buffer;
+  bench.dram->inject(block);
+  bench.pool->settle();
+  CHECK(bench.volume->read(dense, 4096, std::span(buffer)).error().code == ErrorCode::kPoisoned);
+  REQUIRE(bench.volume->allocate(dense, AllocateMode::kPunch, 0, kSize).has_value());
+  bench.volume->forget_all();
   bench.check_clean();
 }
 
