@@ -124,11 +124,13 @@ void make_deep(Maker& maker) {
   for (int i = 0; i < 300; ++i) maker.file("name-" + std::to_string(i * 7919) + std::string(static_cast<std::size_t>(i % 40), 'y'), 0, directory);
   for (int i = 0; i < 300; i += 3)
     must(maker.volume->unlink(directory, "name-" + std::to_string(i * 7919) + std::string(static_cast<std::size_t>(i % 40), 'y')));
-  // Nodes of their own, so that there are more metadata blocks than one chunk holds.
-  for (unsigned i = 0; i < 14; ++i) {
+}
+
+void make_chunks(Maker& maker) {
+  for (unsigned i = 0; i < 17; ++i) {
     const auto high = maker.file("high" + std::to_string(i), 0);
     maker.write(high, (1ull << 30) + i * (4ull << 20), 4096);
-    for (unsigned n = 0; n < 3; ++n) maker.attribute(high, "user." + std::to_string(n), 20'000);
+    maker.attribute(high, "user.large", 60'000);
   }
 }
 
@@ -178,6 +180,7 @@ std::vector<std::byte> make(BaseKind kind) {
     case BaseKind::kFiles: make_files(maker); break;
     case BaseKind::kSharing: make_sharing(maker); break;
     case BaseKind::kDeep: make_deep(maker); break;
+    case BaseKind::kChunks: make_chunks(maker); break;
     case BaseKind::kDropped: {
       make_dropped(maker);
       auto content = maker.content();

@@ -18,12 +18,13 @@ enum class BaseKind : std::uint8_t {
   kEmpty,      // a volume without files
   kFiles,      // directories, hard links, symlinks, devices, attributes of one and of many blocks
   kSharing,    // clones, snapshots of snapshots
-  kDeep,       // sparse files up to the largest size, unwritten blocks, many names and inodes, several chunks
+  kDeep,       // sparse files up to the largest size, unwritten blocks, many names and inodes
   kDropped,    // orphans, a full graveyard, not closed
   kLedger,     // lost blocks in files and snapshots
   kUnfinished, // a journal record that is not home
+  kChunks,     // more metadata than one chunk holds; slow to look through, so it has nothing else
 };
-inline constexpr std::size_t kBaseKinds = 7;
+inline constexpr std::size_t kBaseKinds = 8;
 
 struct BaseImage {
   std::vector<std::byte> content;
