@@ -174,6 +174,9 @@ void TreeWalk::walk_roots() {
   if (!content) return;
   const auto& roots = content->as<format::Roots>();
   generation_limit_ = roots.generation_limit;
+  if (generation_limit_ > format::kMaximumGeneration)
+    context_.findings.add(FindingKind::kVolume, Severity::kRepairable, format::kRootsBlock, "roots block",
+                          "the limit of generations makes no sense");
   const InodeRecord& zero = roots.volume_zero;
   if (zero.mode == 0) {
     context_.findings.add(FindingKind::kVolume, Severity::kLoss, format::kRootsBlock, "roots block",

@@ -252,8 +252,9 @@ class VolumeCheck {
       if (inode.link_count != 2 + inode.subdirectories) report_links(inode, 2 + std::uint64_t{inode.subdirectories});
       return;
     }
-    if (directory && inode.entries > 1)
-      add(FindingKind::kLinkCount, number, "a directory has " + std::to_string(inode.entries) + " entries",
+    if ((directory || inode.is_volume) && inode.entries > 1)
+      add(FindingKind::kLinkCount, number,
+          std::string(directory ? "a directory" : "a volume") + " has " + std::to_string(inode.entries) + " entries",
           Remedy::kRemove);
     if (inode.entries == 0 && inode.link_count != 0 && !inode.listed)
       add(FindingKind::kOrphan, number, "no directory has an entry for it", Remedy::kLostAndFound);

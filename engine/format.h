@@ -216,8 +216,10 @@ struct ScrubRecord {
 };
 static_assert(sizeof(ScrubRecord) == 64);
 
+inline constexpr std::uint64_t kMaximumGeneration = 1ull << 62;
+
 struct Roots {
-  std::uint64_t generation_limit;  // generations below it may be in use
+  std::uint64_t generation_limit;  // generations below it may be in use; at most kMaximumGeneration
   std::uint64_t mount_count;
   std::uint64_t in_use;             // 1 while a writable engine has the pool open
   std::uint64_t unsafe_shutdowns;   // of the device, when it was last opened

@@ -51,6 +51,7 @@ struct Inode {
   bool listed = false;  // as an orphan
   bool reached = false;
   bool is_directory() const { return type == kDirectoryType && !is_volume; }
+  bool has_one_name() const { return is_directory() || is_volume; }
 };
 
 struct Entry {
@@ -226,7 +227,7 @@ class VolumeRepair {
     return {};
   }
 
-  // Of a directory's entries one stays: that which its parent link names, unless it lies below itself by that.
+  // Of the entries of a directory or volume one stays: that which its parent link names, unless it lies below itself by that.
   void choose_entries() {
     std::map<std::uint64_t, Link> found;  // by a search from the root
     std::vector<std::uint64_t> pending{format::kRootInode.value};
@@ -240,7 +241,7 @@ class VolumeRepair {
       }
     }
     for (auto& [number, inode] : inodes_) {
-      if (!inode.is_directory() || inode.entries.size() < 2) continue;
+      if (!inode.has_one_name() || inode.entries.size() < 2) continue;
       const auto way = found.find(number);
       Link keep = way == found.end() ? inode.entries.front() : way->second;
       if (std::ranges::find(inode.entries, inode.parent) != inode.entries.end() &&
@@ -272,9 +273,10 @@ class VolumeRepair {
               "an entry was removed: it led to inode " + std::to_string(entry.inode) + ", which is not in use");
           continue;
         }
-        if (inode->is_directory() && std::ranges::find(inode->entries, here) == inode->entries.end()) {
+        if (inode->has_one_name() && std::ranges::find(inode->entries, here) == inode->entries.end()) {
           TRY(remove_entry(here));
-          add(directory, "an entry was removed: directory " + std::to_string(entry.inode) + " had several");
+          add(directory, "an entry was removed: " + std::string(inode->is_volume ? "volume " : "directory ") +
+                             std::to_string(entry.inode) + " had several");
           continue;
         }
         if (entry.type != inode->type) {

@@ -113,7 +113,15 @@ class Pruning {
       return fail(ErrorCode::kDamaged,
                   "the roots block is lost in both copies, and the reverse map does not say what it led to; restore "
                   "from a backup");
-    generation_limit_ = next_generation_ = (*roots)->as<format::Roots>().generation_limit;
+    stored_limit_ = (*roots)->as<format::Roots>().generation_limit;
+    if (stored_limit_ > format::kMaximumGeneration) {
+      stored_limit_ = 0;
+      if (!dry_)
+        pool_.actions.add(format::kRootsBlock, block_place(BlockType::kRoots, format::kRootsBlock),
+                          "the limit of generations was corrected");
+    }
+    // Not known: what the dry run has found says it.
+    generation_limit_ = next_generation_ = stored_limit_ != 0 || dry_ ? stored_limit_ : highest_generation_ + 1;
     Visit visit{kVolumeZero};
     InodeRecord zero = (*roots)->as<format::Roots>().volume_zero;
     TRY(prune_root_inode(zero, visit));
@@ -501,11 +509,9 @@ class Pruning {
   }
 
   Result<> set_generation_limit() {
-    std::uint64_t limit = next_generation_;
-    if (generation_limit_ == 0 && highest_generation_ != 0) limit = highest_generation_ + 1;
-    if (limit == generation_limit_) return {};
+    if (next_generation_ == stored_limit_) return {};
     constexpr std::uint64_t kBatch = 4096;
-    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().generation_limit = limit + kBatch;
+    TRY(pool_.editor.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().generation_limit = next_generation_ + kBatch;
     return {};
   }
 
@@ -518,7 +524,7 @@ class Pruning {
   std::unordered_map<std::uint64_t, std::vector<ReverseRecord>> records_;
   std::vector<Volume> volumes_;
   std::optional<InodePlace> graveyard_;
-  std::uint64_t generation_limit_ = 0, next_generation_ = 0, highest_generation_ = 0;
+  std::uint64_t stored_limit_ = 0, generation_limit_ = 0, next_generation_ = 0, highest_generation_ = 0;
 };
 
 }  // namespace

@@ -522,6 +522,34 @@ TEST_CASE("repair: the volume table", "[repair]") {
   require_repair(image, kind, kind == FindingKind::kVolume && record.flags == 4 ? Allowed{"main"} : Allowed{});
 }
 
+TEST_CASE("repair: a volume with two names", "[repair]") {
+  Image image = good();
+  const VolumeNumber main = number_of(image, "main"), before = number_of(image, "before");
+  const InodeAt directory = find_inode(image, "", format::kRootInode);
+  const BlockNumber block = leaf_of(image, data_fork(directory.record, format::LeafKind::kDirectory), FileBlock(0));
+  bool found = false;
+  for (std::uint64_t granule = 0; !found;) {
+    auto& entry = *reinterpret_cast<format::DirectoryEntry*>(at<Block>(image, block).bytes + granule * format::kGranuleBytes);
+    REQUIRE(entry.granules != 0);
+    found = entry.inode == before.value;
+    if (found) entry.inode = main.value;
+    granule += entry.granules;
+  }
+  seal(image, block);
+  const Contents after = contents_of(require_repair(image, FindingKind::kLinkCount, {"before", "recovered-"}));
+  CHECK(after.contains("recovered-" + std::to_string(before.value) + ":/a/b/deep"));
+}
+
+TEST_CASE("repair: generations that have come to their end", "[repair]") {
+  Image image = good();
+  at<format::Roots>(image, format::kRootsBlock).generation_limit = ~0ull - 100;
+  seal(image, format::kRootsBlock);
+  Image repaired = require_repair(image, FindingKind::kVolume);
+  const std::uint64_t limit = at<format::Roots>(repaired, format::kRootsBlock).generation_limit;
+  CHECK(limit > find_inode(repaired, "main", repair_image().big).record.generation);
+  CHECK(limit < 1'000'000);
+}
+
 TEST_CASE("repair: no volume table", "[repair]") {
   Image image = good();
   auto& roots = at<format::Roots>(image, format::kRootsBlock);
