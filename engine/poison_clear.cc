@@ -65,12 +65,10 @@ void Poison::could_not_mend(BlockNumber block, const Error& error) {
   const BlockNumber primary = copy_at(block).block;
   if (!store_.metadata().in_chunk(block) || primary == Metadata::chunk_base(block)) return;
   if (store_.metadata().descriptor(primary).type == format::BlockType::kFree) return;
-  if (const auto moved = move_metadata(store_, primary); !moved) {
-    if (moved.error().code != ErrorCode::kUnsupported)
-      store_.log("the metadata in " + describe_place(primary) +
-                 " cannot be given another place: " + describe(moved.error()));
-    return;
-  }
+  const auto moved = move_metadata(store_, primary);
+  if (!moved && moved.error().code != ErrorCode::kUnsupported)
+    store_.log("the metadata in " + describe_place(primary) + " cannot be given another place: " + describe(moved.error()));
+  if (!moved || !*moved) return;
   record({}, [](format::Roots& roots) { roots.metadata_repaired += 1; });
   Event event = event_of(EventKind::kMetadataRepaired, block);
   event.text = "what was in " + describe_place(block) + " was given another place, from its other copy";

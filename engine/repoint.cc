@@ -21,17 +21,24 @@ struct Place {
 // Some of the places that refer to the block, but those of the graveyard.
 Result<std::vector<Place>> some_places(Transaction& transaction, BlockNumber block) {
   std::vector<Place> places;
+  bool damaged = false;
+  const format::BlockDescriptor own = transaction.descriptor(block);
   transaction.store().mutex.assert_held();
   TRY(transaction.store().reverse_map().for_each_covering(
       transaction, {block, 1}, [&](const format::ReverseRecord& record) {
         if (record.kind != format::RecordKind::kTree) return true;
         const BlockNumber source(record.source);
-        if (transaction.descriptor(source).type == format::BlockType::kGraveyard) return true;
+        const format::BlockDescriptor holder = transaction.descriptor(source);
+        if (holder.type == format::BlockType::kGraveyard) return true;
         const bool nodes = (record.flags & format::kRecordNode) != 0;
         const std::uint64_t slots_before = (block.value - record.first) / (nodes ? 1 : blocks_spanned(record.level));
         places.push_back({source, record.slot + slots_before});
-        return places.size() < kReferencesAtOnce;
+        // In a hostile image: slots that there are not, and nodes that refer to themselves, whose copies would too.
+        damaged = places.back().slot >= slot_count(holder.type) ||
+                  (holder.type == format::BlockType::kMapNode && own.type == holder.type && own.level >= holder.level);
+        return !damaged && places.size() < kReferencesAtOnce;
       }));
+  if (damaged) return fail(ErrorCode::kDamaged, "a reverse map record that makes no sense; run fsck.daxcow");
   return places;
 }
 
@@ -97,8 +104,9 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
   }
 }
 
-Result<> move_metadata(Store& store, BlockNumber from) {
-  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+Result<bool> move_metadata(Store& store, BlockNumber from) {
+  bool moved = false;
+  TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     const format::BlockDescriptor descriptor = transaction.descriptor(from);
     switch (descriptor.type) {
       case format::BlockType::kFree:
@@ -107,6 +115,7 @@ Result<> move_metadata(Store& store, BlockNumber from) {
         return fail(ErrorCode::kUnsupported, "the roots have no other place");
       case format::BlockType::kReverseLeaf:
         TRY(transaction.move_reverse_leaf(from));
+        moved = true;
         return Step::kDone;
       default:
         break;
@@ -117,8 +126,10 @@ Result<> move_metadata(Store& store, BlockNumber from) {
     const BlockPtr content = TRY(transaction.read(from, descriptor.type));
     *TRY(transaction.edit(to, descriptor.type)) = *content;
     for (const Place& place : places) TRY(exchange_reference(transaction, place, from, to));
+    moved = true;
     return places.size() < kReferencesAtOnce ? Step::kDone : Step::kAgain;
-  });
+  }));
+  return moved;
 }
 
 }  // namespace daxcow
