@@ -138,6 +138,9 @@ bool correct_kind(RepairPool& pool, const InodePlace& place, InodeRecord& inode,
   const bool in_zero = place.volume == kVolumeZero;
   const bool reserved = place.number < format::kFirstInode;
   const bool is_table = place.block == format::kRootsBlock;
+  const bool has_a_use = is_table || place.number == format::kRootInode || place.number == format::kOrphansInode ||
+                         (in_zero && place.number == format::kGraveyardInode);
+  if (reserved && !has_a_use) return false;
   correct(inode.mode, inode.mode & (S_IFMT | 07777u), changes, "mode");
   constexpr std::uint32_t kVolumeFlags = bit(InodeFlag::kReadOnlyVolume) | bit(InodeFlag::kSnapshot);
   std::uint32_t flags = inode.flags & (kVolumeFlags | bit(InodeFlag::kInlineSymlink) | bit(InodeFlag::kVolume));
