@@ -21,18 +21,6 @@ using format::ReverseRecord;
 
 namespace {
 
-// The entry of the n-th slot of a record.
-MapEntry entry_of(const ReverseRecord& record, std::uint64_t n) {
-  if (record.flags & format::kRecordNode) return MapEntry::node(BlockNumber(record.first + n));
-  return MapEntry::leaf(BlockNumber(record.first + n * blocks_spanned(record.level)),
-                        record.flags & format::kRecordUnwritten);
-}
-
-std::uint64_t slots_of(const ReverseRecord& record) {
-  return record.flags & format::kRecordNode ? record.length_blocks
-                                            : record.length_blocks / blocks_spanned(record.level);
-}
-
 // 0 if nothing below is mapped. A node that was seen to be empty is not entered again.
 std::uint64_t end_below(BlockReader& reader, std::span<const std::uint64_t> entries, std::uint8_t log512,
                         FileBlock base, std::unordered_set<std::uint64_t>& empty) {

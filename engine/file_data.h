@@ -25,8 +25,9 @@ struct FileView {
   format::InodeRecord record;
   std::vector<Segment> segments;
 };
-// Record and map of a stretch of a file as of one moment, or of its first `most_segments`. kDamaged if the map leads out of the
-// data. Without a limit only for ranges that somebody reads or writes: a file may hold one subtree more often than anybody can count.
+// Record and map of a stretch of a file as of one moment, or of its first `most_segments`. kDamaged if the map leads out of
+// the data. Without a limit only for ranges that somebody reads or writes: a file may hold one subtree more often than
+// anybody can count.
 Result<FileView> view_of(Volume::State& state, InodeNumber inode, FileRange range,
                          std::size_t most_segments = std::numeric_limits<std::size_t>::max());
 

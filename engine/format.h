@@ -216,7 +216,7 @@ struct ScrubRecord {
 };
 static_assert(sizeof(ScrubRecord) == 64);
 
-inline constexpr std::uint64_t kMaximumGeneration = 1ull << 62;
+inline constexpr std::uint64_t kMaximumGeneration = 1ull << 62;  // one is given out for each inode that is made
 
 struct Roots {
   std::uint64_t generation_limit;  // generations below it may be in use; at most kMaximumGeneration

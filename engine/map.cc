@@ -17,8 +17,7 @@ using format::LeafKind;
 
 namespace {
 
-// Entries of one level: the root's eight or a node's 512. `base`: file block of entry 0. `log512`: of each entry's
-// span.
+// Entries of one level: the root's eight or a node's 512. `base`: file block of entry 0. `log512`: of each entry's span.
 struct Level {
   std::uint64_t* entries;
   std::uint64_t count;
@@ -72,8 +71,7 @@ class Merger {  // of neighbouring segments
   Segment pending_;
 };
 
-Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level& level, FileRange range,
-                  Merger& merger) {
+Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level& level, FileRange range, Merger& merger) {
   const SlotWindow window = slots_in(level, range);
   for (std::uint64_t i = window.first; i < window.end; ++i) {
     const MapEntry entry{entries[i]};
@@ -92,12 +90,8 @@ Result<bool> walk(BlockReader& reader, const std::uint64_t* entries, const Level
   return true;
 }
 
-Level root_level(const Fork& fork) {
-  return {nullptr, kRootSlots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0)};
-}
-Level root_level(const ForkEdit& fork) {
-  return {fork.slots, kRootSlots, static_cast<std::uint8_t>(*fork.level - 1), FileBlock(0)};
-}
+Level root_level(const Fork& fork) { return {nullptr, kRootSlots, static_cast<std::uint8_t>(fork.level - 1), FileBlock(0)}; }
+Level root_level(const ForkEdit& fork) { return {fork.slots, kRootSlots, static_cast<std::uint8_t>(*fork.level - 1), FileBlock(0)}; }
 
 // Looks for written blocks, or for others. It remembers the nodes below which there is none: a file may hold one
 // subtree more often than anybody can count.
@@ -199,8 +193,7 @@ class Editor {
       // A slot that the range covers whole was not unshared beforehand (mostly it is replaced, not entered).
       const bool copy = TRY(copy_if_shared(level.entries[i], level.log512, copied));
       Block* node = TRY(descend(level, i));
-      const Level below{node->as<format::MapNode>().data(), kMapFanout, static_cast<std::uint8_t>(level.log512 - 1),
-                        slot.first};
+      const Level below{node->as<format::MapNode>().data(), kMapFanout, static_cast<std::uint8_t>(level.log512 - 1), slot.first};
       const std::uint64_t below_done = TRY(share(from, part_source, below, part, copy));
       tidy(level.entries[i], *node, below.log512);
       done += below_done;
@@ -346,8 +339,7 @@ Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level&
     const BlockType type = leaf ? format::leaf_block_type(kind) : BlockType::kMapNode;
     if (TRY(transaction.references_before(entry.block(), 2)) > 1) {
       const BlockPtr shared = TRY(transaction.read(entry.block(), type));
-      const BlockNumber copy =
-          TRY(transaction.allocate(type, leaf ? std::uint8_t{0} : level.log512, leaf ? LeafKind::kData : kind));
+      const BlockNumber copy = TRY(transaction.allocate(type, leaf ? std::uint8_t{0} : level.log512, leaf ? LeafKind::kData : kind));
       *TRY(transaction.edit(copy, type)) = *shared;
       level.entries[i] = leaf ? MapEntry::leaf(copy, false).raw | (entry.raw & format::kEntryFull)
                               : MapEntry::node(copy).raw | (entry.raw & format::kEntryFull);
@@ -390,8 +382,7 @@ ForkEdit edit_attribute_fork(format::InodeRecord& inode) {
   return {inode.attributes.data(), &inode.attribute_level, nullptr, LeafKind::kAttributes};
 }
 
-Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range,
-                          FunctionRef<bool(const Segment&)> visit) {
+Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range, FunctionRef<bool(const Segment&)> visit) {
   Merger merger(visit);
   const FileRange inside = intersect(range, {FileBlock(0), fork.capacity()});
   bool go_on = true;
@@ -452,8 +443,7 @@ Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end) {
   return {};
 }
 
-Result<> assign(Transaction& transaction, ForkEdit fork, FileRange range, BlockNumber target, bool unwritten,
-                Graveyard& graveyard) {
+Result<> assign(Transaction& transaction, ForkEdit fork, FileRange range, BlockNumber target, bool unwritten, Graveyard& graveyard) {
   TRY(raise(transaction, fork, range.end()));
   return Editor(transaction, fork, graveyard).set(root_level(fork), range, MapEntry::leaf(target, unwritten));
 }

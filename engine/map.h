@@ -61,8 +61,7 @@ struct Segment {
 
 // --- looking ---------------------------------------------------------------------------------------------------------
 // Calls visit for the segments of `range` in order, neighbours merged, clipped to the range, until it returns false.
-Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range,
-                          FunctionRef<bool(const Segment&)> visit);
+Result<> for_each_segment(BlockReader& reader, const Fork& fork, FileRange range, FunctionRef<bool(const Segment&)> visit);
 // The first segment of `range`.
 Result<Segment> first_segment(BlockReader& reader, const Fork& fork, FileRange range);
 // The first block of `range` that is written, or the first that is not (a hole, or reserved). Looks at each node once.
@@ -72,9 +71,8 @@ Result<std::optional<FileBlock>> first_block(BlockReader& reader, const Fork& fo
 Result<SlotView> slot_of(BlockReader& reader, const Fork& fork, FileBlock block);
 // The leaf entry of one block (absent: a hole).
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block);
-// --- changing
-// ---------------------------------------------------------------------------------------------------------- Where
-// dropped subtrees go that are too big for one transaction.
+// --- changing ----------------------------------------------------------------------------------------------------------
+// Where dropped subtrees go that are too big for one transaction.
 class Graveyard {
  public:
   virtual ~Graveyard() = default;
@@ -87,8 +85,8 @@ enum class Unshare {
   kNodes,   // all nodes that `range` touches: before leaves are looked at one by one
   kLeaves,  // and the metadata leaves
 };
-// Copies at most one shared node (or metadata leaf). Returns true if it did: commit and call again. Top-down, so that
-// what is shared below is found by the references of the copy.
+// Copies at most one shared node (or metadata leaf). Returns true if it did: commit and call again. Top-down, so that what
+// is shared below is found by the references of the copy.
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what);
 // Makes the root large enough for blocks below `end`.
 Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end);
@@ -97,10 +95,9 @@ Result<> assign(Transaction& transaction, ForkEdit fork, FileRange range, BlockN
                 Graveyard& graveyard);
 // Makes `range` a hole.
 Result<> clear(Transaction& transaction, ForkEdit fork, FileRange range, Graveyard& graveyard);
-// Makes blocks from range.first on in `to` refer to what `from` has from `source` on; holes too. Whole subtrees where
-// both sides allow it, entry by entry elsewhere; unwritten blocks become holes unless they lie in a subtree. Stops when
-// the transaction is full enough; returns the blocks done. `from` must not be the edited fork itself if the ranges
-// overlap.
+// Makes blocks from range.first on in `to` refer to what `from` has from `source` on; holes too. Whole subtrees where both
+// sides allow it, entry by entry elsewhere; unwritten blocks become holes unless they lie in a subtree. Stops when the
+// transaction is full enough; returns the blocks done. `from` must not be the edited fork itself if the ranges overlap.
 Result<std::uint64_t> share(Transaction& transaction, const Fork& from, FileBlock source, ForkEdit to, FileRange range,
                             Graveyard& graveyard);
 // A metadata leaf of the fork for editing: the existing one, which must be exclusive (see unshare), or a new one.

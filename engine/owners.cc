@@ -148,7 +148,7 @@ class OwnerSearch {
     if (record.level >= format::kMaximumLevel) return;
     const bool is_node = record.flags & format::kRecordNode;
     if (is_node ? record.level != level || level == 0 : level != 0) return;
-    const std::uint64_t per_slot = is_node ? 1 : blocks_spanned(record.level);
+    const std::uint64_t per_slot = blocks_per_slot(record);
     const std::uint64_t inside = block.value - record.first;
     const std::uint64_t slot = record.slot + inside / per_slot;
     const BlockNumber holder(record.source);

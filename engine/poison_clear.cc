@@ -63,8 +63,6 @@ void Poison::could_not_mend(BlockNumber block, const Error& error) {
   if (cannot_clear_.contains(block)) return;  // tried, and said
   could_not_clear(block, error);
   const BlockNumber primary = copy_at(block).block;
-  if (!store_.metadata().in_chunk(block) || primary == Metadata::chunk_base(block)) return;
-  if (store_.metadata().descriptor(primary).type == format::BlockType::kFree) return;
   const auto moved = move_metadata(store_, primary);
   if (!moved && moved.error().code != ErrorCode::kUnsupported)
     store_.log("the metadata in " + describe_place(primary) + " cannot be given another place: " + describe(moved.error()));

@@ -81,6 +81,16 @@ SlotPlace slot_place(format::BlockType type, Block& content, std::uint64_t slot)
 std::vector<format::ReverseRecord> records_of(BlockNumber source, format::BlockType type, std::uint8_t node_level,
                                               const Block& content);
 
+// What a tree record says of its slots: the blocks of the pool that each spans, their number, the entry of the n-th.
+inline std::uint64_t blocks_per_slot(const format::ReverseRecord& record) {
+  return record.flags & format::kRecordNode ? 1 : blocks_spanned(record.level);
+}
+inline std::uint64_t slots_of(const format::ReverseRecord& record) { return record.length_blocks / blocks_per_slot(record); }
+inline MapEntry entry_of(const format::ReverseRecord& record, std::uint64_t n) {
+  const BlockNumber block(record.first + n * blocks_per_slot(record));
+  return record.flags & format::kRecordNode ? MapEntry::node(block) : MapEntry::leaf(block, record.flags & format::kRecordUnwritten);
+}
+
 // The record of a block in the poison ledger.
 format::ReverseRecord ledger_record(BlockNumber block, std::uint8_t sector_mask);
 

@@ -232,11 +232,7 @@ class Pruning {
     for (const ReverseRecord& record : it->second) {
       if (record.level != log512 || record.slot > slot.slot) continue;
       const std::uint64_t n = slot.slot - record.slot;
-      const bool node = record.flags & format::kRecordNode;
-      const std::uint64_t per_slot = node ? 1 : blocks_spanned(log512);
-      if (n >= record.length_blocks / per_slot) continue;
-      const BlockNumber block(record.first + n * per_slot);
-      return (node ? MapEntry::node(block) : MapEntry::leaf(block, record.flags & format::kRecordUnwritten)).raw;
+      if (n < slots_of(record)) return entry_of(record, n).raw;
     }
     return std::nullopt;
   }

@@ -30,9 +30,7 @@ Result<std::vector<Place>> some_places(Transaction& transaction, BlockNumber blo
         const BlockNumber source(record.source);
         const format::BlockDescriptor holder = transaction.descriptor(source);
         if (holder.type == format::BlockType::kGraveyard) return true;
-        const bool nodes = (record.flags & format::kRecordNode) != 0;
-        const std::uint64_t slots_before = (block.value - record.first) / (nodes ? 1 : blocks_spanned(record.level));
-        places.push_back({source, record.slot + slots_before});
+        places.push_back({source, record.slot + (block.value - record.first) / blocks_per_slot(record)});
         // In a hostile image: slots that there are not, and nodes that refer to themselves, whose copies would too.
         damaged = places.back().slot >= slot_count(holder.type) ||
                   (holder.type == format::BlockType::kMapNode && own.type == holder.type && own.level >= holder.level);
@@ -53,8 +51,8 @@ Result<> move_reference(Transaction& transaction, Place place, BlockNumber from,
   std::uint64_t* slot = slot_place(descriptor.type, *content, place.slot).entry;
   MapEntry entry = view.entry.plain();
   for (std::uint8_t log512 = view.log512; log512-- > 0;) {
-    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode,
-                                                      static_cast<std::uint8_t>(log512 + 1), format::LeafKind::kData));
+    const BlockNumber made = TRY(transaction.allocate(format::BlockType::kMapNode, static_cast<std::uint8_t>(log512 + 1),
+                                                      format::LeafKind::kData));
     auto& node = TRY(transaction.edit(made, format::BlockType::kMapNode))->as<format::MapNode>();
     spell_out(entry, log512, node);
     *slot = MapEntry::node(made).raw;
@@ -114,7 +112,8 @@ Result<bool> move_metadata(Store& store, BlockNumber from) {
       case format::BlockType::kRoots:
         return fail(ErrorCode::kUnsupported, "the roots have no other place");
       case format::BlockType::kReverseLeaf:
-        TRY(transaction.move_reverse_leaf(from));
+        store.mutex.assert_held();
+        TRY(store.reverse_map().move_leaf(transaction, from));
         moved = true;
         return Step::kDone;
       default:

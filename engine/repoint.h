@@ -27,7 +27,7 @@ namespace daxcow {
 Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& content) EXCLUDES(store.mutex);
 
 // The same for a block of metadata of which one copy can be read and the other does not keep what is written to it. It is in
-// the ledger, so it is not used again. False if nobody but the graveyard refers to it. kUnsupported for the roots, which everything
+// the ledger, so it is not used again. False if nobody but the graveyard refers to it, or if it is no metadata block in use. kUnsupported for the roots, which everything
 // else is found from.
 Result<bool> move_metadata(Store& store, BlockNumber from) EXCLUDES(store.mutex);
 

@@ -26,8 +26,7 @@ namespace {
 // The set that is measured: a frontier of blocks that it refers to, worked off from the highest level down.
 class Measurement {
  public:
-  explicit Measurement(Store& store)
-      : store_(store), began_(store.commit_sequence()), scope_(store.operations().begin()) {}
+  explicit Measurement(Store& store) : store_(store), began_(store.commit_sequence()), scope_(store.operations().begin()) {}
 
   // Every reference of a root in an inode that is itself in the set.
   void add_fork(const Fork& fork, bool exclusive) {
@@ -89,11 +88,8 @@ class Measurement {
       return {};  // the last: changed meanwhile
     const auto content = store_.metadata().read(block, descriptor.type);
     if (!content) return store_.commit_sequence() != began_ ? Result<>() : std::unexpected(content.error());
-    for (const ReverseRecord& record : records_of(block, descriptor.type, descriptor.level, **content)) {
-      const bool nodes = (record.flags & format::kRecordNode) != 0;
-      const std::uint64_t slots = nodes ? record.length_blocks : record.length_blocks / blocks_spanned(record.level);
-      add({BlockNumber(record.first), record.length_blocks}, slots, exclusive, rank);
-    }
+    for (const ReverseRecord& record : records_of(block, descriptor.type, descriptor.level, **content))
+      add({BlockNumber(record.first), record.length_blocks}, slots_of(record), exclusive, rank);
     return {};
   }
 
@@ -144,8 +140,7 @@ class Measurement {
     std::int64_t references = 0;
     for (auto edge = edges.begin(); edge != edges.end(); ++edge) {
       references += edge->second;
-      if (references > 0 && static_cast<std::uint64_t>(references) <= from_set)
-        blocks += std::next(edge)->first - edge->first;
+      if (references > 0 && static_cast<std::uint64_t>(references) <= from_set) blocks += std::next(edge)->first - edge->first;
     }
     return blocks;
   }
@@ -153,8 +148,7 @@ class Measurement {
   Store& store_;
   const std::uint64_t began_;
   const Operations::Scope scope_;  // nothing that is freed meanwhile becomes something else
-  std::map<std::uint32_t, std::unordered_map<BlockNumber, std::uint64_t>>
-      frontier_;  // by rank: block, references of the set
+  std::map<std::uint32_t, std::unordered_map<BlockNumber, std::uint64_t>> frontier_;  // by rank: block, references of the set
   std::vector<DataRun> data_;
   SpaceUsage usage_;
 };
@@ -201,14 +195,11 @@ Result<SpaceUsage> space_of_trees(Pool& pool, Volume& volume, std::span<const In
   while (!directories.empty()) {
     const InodeNumber directory = directories.back();
     directories.pop_back();
-    const auto listed = volume.read_directory(
-        directory, 0,
-        [&](const DirectoryItem& item) {
-          if (item.name == "." || item.name == "..") return true;
-          if (++names[item.inode.value] == 1 && S_ISDIR(item.type)) directories.push_back(item.inode);
-          return true;
-        },
-        false);
+    const auto listed = volume.read_directory(directory, 0, [&](const DirectoryItem& item) {
+      if (item.name == "." || item.name == "..") return true;
+      if (++names[item.inode.value] == 1 && S_ISDIR(item.type)) directories.push_back(item.inode);
+      return true;
+    }, false);
     if (!listed && listed.error().code != ErrorCode::kStale) return std::unexpected(listed.error());
   }
   Store& store = pool.store();

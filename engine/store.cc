@@ -306,7 +306,8 @@ Result<std::uint64_t> Store::take_generation(Transaction& transaction) {
   constexpr std::uint64_t kBatch = 4096;
   const BlockPtr roots = TRY(transaction.read(format::kRootsBlock, BlockType::kRoots));
   const std::uint64_t limit = roots->as<format::Roots>().generation_limit;
-  if (limit > format::kMaximumGeneration) return fail(ErrorCode::kDamaged, "the generations of inodes have come to their end; run fsck.daxcow");
+  if (limit > format::kMaximumGeneration)
+    return fail(ErrorCode::kDamaged, "the generations of inodes have come to their end; run fsck.daxcow");
   // First use since open: all numbers below the limit may be in use.
   if (next_generation_ == 0) next_generation_ = std::max<std::uint64_t>(limit, 1);
   if (next_generation_ >= limit) {

@@ -107,11 +107,6 @@ Result<Block*> Transaction::remake(BlockNumber block) {
   return it->second.copy.get();
 }
 
-Result<> Transaction::move_reverse_leaf(BlockNumber leaf) {
-  store_.mutex.assert_held();
-  return store_.reverse_map().move_leaf(*this, leaf);
-}
-
 void Transaction::release(BlockNumber block) {
   auto& dirty = dirty_[block.value];
   CHECK(!dirty.freed);

@@ -45,9 +45,6 @@ class Transaction final : public BlockEditor {
   // A block in use, of a type that refers to nothing, whose content is lost: starts from zeros.
   Result<Block*> remake(BlockNumber block);
 
-  // Gives the content of a leaf of the reverse map a block of its own; the leaf's is freed.
-  Result<> move_reverse_leaf(BlockNumber leaf);
-
   // The descriptor as this transaction sees it.
   format::BlockDescriptor descriptor(BlockNumber block) const;
   // Number of references to a block as of before this transaction's edits (they reach the reverse map at commit).

@@ -61,8 +61,6 @@ struct NewInode {
   std::string_view symlink_target;  // S_IFLNK only
 };
 
-inline constexpr std::uint64_t kDedupeAtOnceBytes = 16 << 20;  // compared and shared under one lock; others wait meanwhile
-
 enum class RenameMode { kReplace, kNoReplace, kExchange };
 
 enum class AllocateMode {
@@ -81,6 +79,7 @@ enum class ReflinkMode {
   kCopy,     // as clone_range(): whatever the offsets are, and not all at once
   kCompare,  // what kDedupe would do, without doing it
 };
+inline constexpr std::uint64_t kDedupeAtOnceBytes = 16 << 20;  // compared and shared under one lock; others wait meanwhile
 struct ReflinkDone {
   std::uint64_t bytes = 0;
   std::uint64_t new_bytes = 0;  // kDedupe, kCompare: those that had blocks of their own

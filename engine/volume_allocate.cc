@@ -44,18 +44,13 @@ Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
   std::vector<std::tuple<FileBlock, BlockNumber>> healed;
   if (state.store.ledger().size() != 0) {
     // For the events only: not at any price, as a file may hold one subtree more often than anybody can count.
-    constexpr std::uint64_t kSegmentsLookedAt = 1 << 20;
-    TRY(state.store.read_consistent([&](BlockReader& reader) -> Result<> {
-      healed.clear();
-      std::uint64_t seen = 0;
-      const InodeRecord record = TRY(state.table.read(reader, held.number));
-      return for_each_segment(reader, data_fork(record, LeafKind::kData), range, [&](const Segment& segment) {
-        if (segment.entry.present())
-          for (const auto& [block, mask] : state.store.ledger().in({segment.entry.block(), segment.range.count}))
-            healed.emplace_back(segment.range.first + (block - segment.entry.block()), block);
-        return ++seen < kSegmentsLookedAt;
-      });
-    }));
+    constexpr std::size_t kSegmentsLookedAt = 1 << 20;
+    const FileView view = TRY(view_of(state, held.number, range, kSegmentsLookedAt));
+    for (const Segment& segment : view.segments) {
+      if (!segment.entry.present()) continue;
+      for (const auto& [block, mask] : state.store.ledger().in({segment.entry.block(), segment.range.count}))
+        healed.emplace_back(segment.range.first + (block - segment.entry.block()), block);
+    }
   }
   TRY(state.store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, range, Unshare::kEdges))) return Step::kAgain;

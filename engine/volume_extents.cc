@@ -50,15 +50,12 @@ Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
   if (!count_owners) return {};
   {
     const LockGuard guard(state.store.mutex);
-    TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run,
-                                                    [&](const format::ReverseRecord& record) {
-                                                      if (record.first >= run.first.value + extent.count)
-                                                        return false;  // in ascending order: no other cuts it
-                                                      if (record.first > run.first.value)
-                                                        cut(record.first - run.first.value);
-                                                      cut(record.first + record.length_blocks - run.first.value);
-                                                      return true;
-                                                    }));
+    TRY(state.store.reverse_map().for_each_covering(state.store.metadata(), run, [&](const format::ReverseRecord& record) {
+      if (record.first >= run.first.value + extent.count) return false;  // in ascending order: no other cuts it
+      if (record.first > run.first.value) cut(record.first - run.first.value);
+      cut(record.first + record.length_blocks - run.first.value);
+      return true;
+    }));
   }
   const OwnerSet owners = TRY(find_owners(state.store, state.store.metadata(), extent.block));
   extent.owners = static_cast<unsigned>(owners.expand(kCountedOwners).size());
@@ -67,8 +64,7 @@ Result<> describe_extent(State& state, FileExtent& extent, bool count_owners) {
 
 }  // namespace
 
-Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_owners,
-                                 const std::function<bool(const FileExtent&)>& visit) {
+Result<> Volume::for_each_extent(InodeNumber inode, FileBlock from, bool count_owners, const std::function<bool(const FileExtent&)>& visit) {
   State& state = *state_;
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);

@@ -14,7 +14,7 @@ namespace daxcow {
 
 namespace {
 
-constexpr int kAttempts = 10;                          // with tickets that somebody else's offers have displaced
+constexpr int kAttempts = 10;  // with tickets that somebody else's offers have displaced
 
 // Other filesystems are not asked what they do not know.
 bool is_fuse(int file) {

@@ -152,8 +152,7 @@ TEST_CASE("poison: metadata that cannot be cleared gets another place", "[poison
       bench.pool->settle();
       if (i % 8 == 0) bench.crash();
     }
-    for (std::size_t i = 0; i < bad.size(); ++i)
-      CHECK(bench.pool->store().metadata().descriptor(bad[i]).type == format::BlockType::kFree);
+    bench.expect_unused(bad);
   }
   SECTION("all at once") {
     for (const BlockNumber block : bad) bench.medium->inner().inject(random() % 2 ? block : Metadata::mirror_of(block));
