@@ -189,10 +189,22 @@ std::string Pool::State::path_of(VolumeNumber volume, InodeNumber inode) {
 std::shared_ptr<Volume> Pool::State::mounted(VolumeNumber volume) {
   const LockGuard guard(mounted_mutex);
   const auto it = mounted_volumes.find(volume.value);
-  return it == mounted_volumes.end() ? nullptr : it->second;
+  return it == mounted_volumes.end() ? nullptr : it->second.volume.lock();
 }
 
-bool Pool::State::is_mounted(VolumeNumber volume) { return mounted(volume) != nullptr; }
+std::vector<std::shared_ptr<Volume>> Pool::State::all_mounted() {
+  std::vector<std::shared_ptr<Volume>> all;
+  const LockGuard guard(mounted_mutex);
+  for (const auto& [number, mounted] : mounted_volumes)
+    if (auto volume = mounted.volume.lock()) all.push_back(std::move(volume));
+  return all;
+}
+
+bool Pool::State::is_mounted(VolumeNumber volume) {
+  const LockGuard guard(mounted_mutex);
+  const auto it = mounted_volumes.find(volume.value);
+  return it != mounted_volumes.end() && !it->second.ending;
+}
 
 bool Pool::State::is_remembered(VolumeNumber volume, InodeNumber inode) {
   const auto held = mounted(volume);
@@ -232,9 +244,7 @@ void Pool::State::on_lost(const LostRange& range) {
 }
 
 void Pool::State::ledger_grew() {
-  const LockGuard guard(mounted_mutex);
-  for (const auto& [number, held] : mounted_volumes)
-    held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
+  for (const auto& held : all_mounted()) held->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
 }
 
 Result<> Pool::State::note_opening() {
@@ -329,12 +339,7 @@ bool Pool::State::bring_back_space() {
 }
 
 void Pool::State::commit_lazy_times() {
-  std::vector<std::shared_ptr<Volume>> held;
-  {
-    const LockGuard guard(mounted_mutex);
-    for (const auto& [number, volume] : mounted_volumes) held.push_back(volume);
-  }
-  for (const auto& volume : held) {
+  for (const auto& volume : all_mounted()) {
     if (volume->read_only()) continue;
     const Volume::State::Operation operation(volume->state());
     if (auto done = volume->state().commit_all_times(); !done) store.log("committing times: " + describe(done.error()));

@@ -42,8 +42,14 @@ struct Pool::State final : PoisonHost {
   Result<VolumeNumber> add_entry(std::string_view name,
                                  FunctionRef<Result<>(Transaction&, VolumeNumber, format::InodeRecord&)> fill);
   Result<> remove_entry(std::string_view name);
+  // Borrows a volume's state, for a moment.
   std::shared_ptr<Volume> mounted(VolumeNumber volume);
-  void unmount(std::shared_ptr<Volume> volume);
+  std::vector<std::shared_ptr<Volume>> all_mounted();
+  // The pointer that keeps a volume mounted.
+  std::shared_ptr<Volume> add_mounted(std::unique_ptr<Volume> volume);
+  // Whether nobody has the volume mounted. Waits for those who borrowed it before it was unmounted: two states of one
+  // volume must never be at work.
+  bool wait_until_free(VolumeNumber volume);
 
   // Says what the user must know of how the pool was found.
   void tell_shutdown();
@@ -71,8 +77,13 @@ struct Pool::State final : PoisonHost {
   PoisonObserver* observer = nullptr;  // observer_mutex
 
   Mutex table_mutex;  // volumes come and go; before all gates
+  struct Mounted {
+    std::weak_ptr<Volume> volume;
+    bool ending = false;  // who mounted it has let go of it
+  };
   Mutex mounted_mutex;
-  std::map<std::uint64_t, std::shared_ptr<Volume>> mounted_volumes;  // mounted_mutex
+  Condition mounted_changed;
+  std::map<std::uint64_t, Mounted> mounted_volumes;  // mounted_mutex; until their state is gone
 
   Mutex background_mutex;
   Condition background_wake;

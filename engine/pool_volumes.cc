@@ -124,19 +124,36 @@ Result<> Pool::State::remove_entry(std::string_view name) {
   return {};
 }
 
-void Pool::State::unmount(std::shared_ptr<Volume> volume) {
-  // Two states of one volume must never be at work, and the next mount makes a new one: so it stays mounted until those who
-  // borrowed it have given it back.
-  while (true) {
-    {
-      const LockGuard guard(mounted_mutex);
-      if (volume.use_count() == 2) {  // this pointer and the table's
-        mounted_volumes.erase(volume->number().value);
-        return;
-      }
-    }
-    sleep_thread(std::chrono::microseconds(100));
+// The borrowers' pointers are those of the state; the one that keeps it mounted is another, and holds one of them. Nobody
+// waits when he gives his back: a pool's thread that has borrowed a volume may be given, and let go of, the pointer that
+// keeps it mounted.
+std::shared_ptr<Volume> Pool::State::add_mounted(std::unique_ptr<Volume> volume) {
+  const std::uint64_t number = volume->number().value;
+  std::shared_ptr<Volume> held(volume.release(), [this, number](Volume* gone) {
+    delete gone;
+    const LockGuard guard(mounted_mutex);
+    mounted_volumes.erase(number);
+    mounted_changed.notify_all();
+  });
+  {
+    const LockGuard guard(mounted_mutex);
+    mounted_volumes[number] = {.volume = held};
   }
+  Volume* const raw = held.get();
+  return {raw, [this, number, held = std::move(held)](Volume*) mutable {
+            {
+              const LockGuard guard(mounted_mutex);
+              mounted_volumes[number].ending = true;
+            }
+            held.reset();
+          }};
+}
+
+bool Pool::State::wait_until_free(VolumeNumber volume) {
+  std::unique_lock lock(mounted_mutex);
+  const auto find = [&] { return mounted_volumes.find(volume.value); };
+  mounted_changed.wait(lock, [&] { return find() == mounted_volumes.end() || !find()->second.ending; });
+  return find() == mounted_volumes.end();
 }
 
 // --- the façade --------------------------------------------------------------------------------------------------------
@@ -181,23 +198,18 @@ Result<> check_writable(const InodeRecord& volume, std::string_view name) {
 Result<std::shared_ptr<Volume>> Pool::mount(std::string_view name, bool read_only) {
   const LockGuard guard(state_->table_mutex);
   const auto entry = TRY(state_->find(name));
-  if (state_->is_mounted(entry.number)) return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted already");
+  if (!state_->wait_until_free(entry.number))
+    return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted already");
   if (!read_only) TRY(check_writable(entry.record, name));
   if (!read_only) TRY(check_writable(*store_));
-  std::shared_ptr<Volume> volume(new Volume(*this, entry.number, std::string(name), read_only));
+  std::unique_ptr<Volume> volume(new Volume(*this, entry.number, std::string(name), read_only));
   volume->state_ = std::make_unique<Volume::State>(state_->services, entry.number, read_only);
   TRY(volume->state_->load_orphans());
   if (!read_only) {
     const Volume::State::Operation operation(*volume->state_);
     TRY(volume->state_->process_orphans());
   }
-  {
-    const LockGuard mounted_guard(state_->mounted_mutex);
-    state_->mounted_volumes[entry.number.value] = volume;
-  }
-  // The caller's pointer is what keeps it mounted; the pool's own threads borrow it for moments only.
-  Volume* const raw = volume.get();
-  return std::shared_ptr<Volume>(raw, [state = state_.get(), held = std::move(volume)](Volume*) mutable { state->unmount(std::move(held)); });
+  return state_->add_mounted(std::move(volume));
 }
 
 Result<> Pool::begin_writing(Volume& volume) {
@@ -245,7 +257,7 @@ Result<> Pool::delete_volume(std::string_view name) {
   TRY(check_writable(*store_));
   const LockGuard guard(state_->table_mutex);
   const auto entry = TRY(state_->find(name));
-  if (state_->is_mounted(entry.number))
+  if (!state_->wait_until_free(entry.number))
     return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted; unmount it first");
   return state_->remove_entry(name);
 }
@@ -256,7 +268,7 @@ Result<> Pool::rollback(std::string_view name, std::string_view snapshot_name) {
   const auto volume = TRY(state_->find(name));
   const auto snapshot = TRY(state_->find(snapshot_name));
   if (volume.number == snapshot.number) return fail(ErrorCode::kInvalid, "a volume cannot be rolled back to itself");
-  if (state_->is_mounted(volume.number))
+  if (!state_->wait_until_free(volume.number))
     return fail(ErrorCode::kBusy, "volume '" + std::string(name) + "' is mounted; unmount it first");
   const auto mounted = state_->mounted(snapshot.number);
   std::unique_lock<Gate> gate;

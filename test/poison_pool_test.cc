@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -36,6 +38,11 @@ class Observer : public PoisonObserver {
   void on_lost(const LostRange& range) override {
     told.emplace(range.volume.value, range.inode.value, range.offset_bytes, range.length_bytes);
   }
+  std::uint64_t read_cached(const LostRange&, std::span<std::byte>) override {
+    if (asked) asked();
+    return 0;
+  }
+  std::function<void()> asked;
   std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>> told;
 };
 
@@ -204,6 +211,29 @@ TEST_CASE("poison in a pool: a block with owners in two volumes", "[poison]") {
   must(pool.main->unlink(InodeNumber(1), "file"));
   must(pool.main->unlink(InodeNumber(1), "clone"));
   CHECK(pool.free_blocks() == free_before);
+  pool.expect_clean();
+}
+
+TEST_CASE("poison in a pool: a volume is unmounted while its pages are looked at", "[poison]") {
+  RealPool pool;
+  const InodeNumber file = pool.create("file");
+  pool.write(file, 0, kBlockBytes, 'f');
+  pool.main->remember(file);
+  pool.events();
+  const BlockNumber block = pool.block_of(*pool.main, file, FileBlock(0));
+  unsigned times = 0;
+  pool.observer.asked = [&] {
+    ++times;
+    pool.main.reset();  // the last that a mount had of it, let go of by whoever asks the mount
+    for (const auto& volume : must(pool.pool->volumes())) CHECK_FALSE(volume.mounted);
+  };
+  pool.medium->inject(BadRange{byte_offset(block), kBlockBytes});
+  pool.pool->settle();
+  CHECK(times == 1);
+  CHECK(pool.observer.told.empty());
+  pool.main = must(pool.pool->mount("main", false));
+  CHECK(RealPool::look(*pool.main, "/file") == "!");
+  CHECK_FALSE(pool.pool->mount("main", true));
   pool.expect_clean();
 }
 

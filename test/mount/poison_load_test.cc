@@ -406,10 +406,12 @@ class Load {
 
   void finish() {
     shared_->stop = true;
-    INFO(shared_->what);
-    CHECK_FALSE(shared_->failed);
     const pid_t bystander = processes_.back().process();
-    for (auto& process : processes_) CHECK(process.wait() == 0);
+    std::vector<int> results;
+    for (auto& process : processes_) results.push_back(process.wait());
+    INFO(shared_->what);  // also of what failed meanwhile
+    CHECK_FALSE(shared_->failed);
+    CHECK(results == std::vector<int>(roles_.size(), 0));
     std::string told = fmt::format("{} bad blocks", injected_);
     for (std::size_t index = 0; index < roles_.size(); ++index)
       told += fmt::format("; {}: {} ({} refused)", roles_[index], shared_->beats[index].load(),
