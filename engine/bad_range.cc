@@ -117,6 +117,15 @@ bool overlaps(const BadRanges& normalised, BadRange range) {
   return after != normalised.end() && after->offset_bytes < end_of(range);
 }
 
+std::uint8_t unreadable_sectors(Medium& medium, BlockNumber block) {
+  std::uint8_t bad = 0;
+  for (std::uint64_t sector = 0; sector < kSectorsPerBlock; ++sector) {
+    std::byte content[kSectorBytes];
+    if (!medium.read(byte_offset(block) + sector * kSectorBytes, content)) bad |= static_cast<std::uint8_t>(1u << sector);
+  }
+  return bad != 0 ? bad : 0xff;
+}
+
 BadRanges parse_badblocks(std::string_view text) {
   BadRanges ranges;
   while (!text.empty()) {

@@ -30,6 +30,9 @@ bool overlaps(const BadRanges& normalised, BadRange range);
 
 constexpr BadRange range_of(BlockRun run) { return {byte_offset(run.first), run.count * kBlockBytes}; }
 
+// The sectors of a block that cannot be read, as a mask; all of them if each can, but the block as a whole cannot.
+std::uint8_t unreadable_sectors(Medium& medium, BlockNumber block);
+
 // Lines of "sector count" in units of 512 bytes, as /sys/block/*/badblocks shows them (block/badblocks.c). A line that
 // is not two numbers is left out: it may be half written, and its writer is not finished. A last line without a newline
 // counts when it is two numbers.

@@ -48,15 +48,18 @@ void check_superblock(Context& context, BlockNumber at, const char* where) {
 enum class RecordState { kValid, kEmpty, kInvalid, kUnreadable };
 
 RecordState read_record(Context& context, BlockNumber area, std::uint64_t& sequence) {
+  // Whole blocks, as the journal itself reads them.
+  std::vector<std::byte> record(kBlockBytes);
+  if (!context.medium.read(byte_offset(area), record)) return RecordState::kUnreadable;
   JournalHeader header;
-  if (!context.medium.read(byte_offset(area), std::as_writable_bytes(std::span(&header, 1))))
-    return RecordState::kUnreadable;
+  std::memcpy(&header, record.data(), sizeof header);
   static constexpr JournalHeader kEmptyHeader{};
   if (std::memcmp(&header, &kEmptyHeader, sizeof header) == 0) return RecordState::kEmpty;
   if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
     return RecordState::kInvalid;
-  std::vector<std::byte> payload(header.payload_bytes);
-  if (!context.medium.read(byte_offset(area) + sizeof header, payload)) return RecordState::kUnreadable;
+  record.resize(blocks_for(sizeof header + header.payload_bytes) * kBlockBytes);
+  if (!context.medium.read(byte_offset(area), record)) return RecordState::kUnreadable;
+  const auto payload = std::span<const std::byte>(record).subspan(sizeof header, header.payload_bytes);
   sequence = header.sequence;
   return journal_crc(journal_seed(context.superblock), header, payload) == header.check ? RecordState::kValid
                                                                                         : RecordState::kInvalid;

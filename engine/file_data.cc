@@ -74,12 +74,12 @@ namespace {
 
 // Replaces the last block by one that has `content`.
 Result<> replace_tail(State& state, InodeState& held, const Segment& tail, const Block& content) {
-  for (;;) {
+  for (std::uint64_t bad_places = 0;;) {
     auto reservation = TRY(state.store.reserve(tail.entry.block(), 1));
     const BlockNumber block = reservation.run().first;
     auto stored = state.store.medium().store(byte_offset(block), content.bytes);
-    if (!stored && stored.error().code == ErrorCode::kPoisoned) {
-      state.store.ledger().set(block, kWholeBlock);  // not handed out again, so this comes to an end
+    if (!stored && stored.error().code == ErrorCode::kPoisoned && ++bad_places != Store::kBadPlaces) {
+      state.store.ledger().set(block, kWholeBlock);  // not handed out again
       state.store.suspect({block, 1});
       continue;
     }

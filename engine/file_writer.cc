@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/bad_range.h"
 #include "engine/check.h"
 #include "engine/file_data.h"
 
@@ -54,6 +55,22 @@ class Writer {
     TRY(store_existing());
     TRY(state_.store.medium().drain());
     return commit();
+  }
+
+  // Whether what was stored is in a block that has gone bad since: who lost it may have been told already, and then this
+  // write would be lost without a word. The next attempt goes around it.
+  bool has_gone_bad() {
+    if (ledger().size() == 0) return false;
+    const bool bad = std::ranges::any_of(pieces_, [&](const Segment& piece) { return ledger().touches({piece.entry.block(), piece.range.count}); }) ||
+                     std::ranges::any_of(regions_, [&](const Region& region) {
+                       return region.treatment == Treatment::kInPlace && ledger().touches_bytes(place_of(region), bytes_in(region.range).size());
+                     });
+    met_poison_ |= bad;
+    return bad;
+  }
+  // Of the caller's bytes that go in place.
+  std::uint64_t place_of(const Region& region) const {
+    return byte_offset(region.old.block()) + (begin_in(region.range) - byte_offset(region.range.first));
   }
 
   Ledger& ledger() { return state_.store.ledger(); }
@@ -202,14 +219,16 @@ class Writer {
       for (++i; i < regions_.size() && regions_[i].treatment == Treatment::kNew && regions_[i].range.first == whole.end(); ++i)
         whole.count += regions_[i].range.count;
       BlockNumber goal = TRY(goal_for(whole.first));
+      std::uint64_t bad_places = 0;
       while (whole.count != 0) {
         auto reservation = TRY(state_.store.reserve(goal, whole.count));
         const FileRange piece{whole.first, reservation.run().count};
         auto stored = store_blocks(piece, reservation.run().first);
         if (!stored) {
-          // Out of circulation now: another place is tried, which can't go on for ever.
-          if (stored.error().code == ErrorCode::kPoisoned && note_poison(reservation.run())) continue;
-          return stored;
+          // Out of circulation now: another place is tried, though not all there are when the device itself is gone.
+          if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == Store::kBadPlaces || !note_poison(reservation.run()))
+            return stored;
+          continue;
         }
         pieces_.push_back({piece, MapEntry::leaf(reservation.run().first, false)});
         goal = reservation.run().end();
@@ -228,8 +247,7 @@ class Writer {
         stored = store_blocks(region.range, region.old.block());
         pieces_.push_back({region.range, MapEntry::leaf(region.old.block(), false)});
       } else {
-        const std::uint64_t at = byte_offset(region.old.block()) + (begin_in(region.range) - byte_offset(region.range.first));
-        stored = state_.store.medium().store(at, bytes_in(region.range));
+        stored = state_.store.medium().store(place_of(region), bytes_in(region.range));
       }
       if (stored) continue;
       if (stored.error().code == ErrorCode::kPoisoned) met_poison_ = note_poison({region.old.block(), region.range.count});
@@ -244,7 +262,7 @@ class Writer {
     for (BlockNumber block = run.first; block < run.end(); ++block) {
       Block probe;
       if (state_.store.medium().read(byte_offset(block), probe.bytes)) continue;
-      ledger().set(block, kWholeBlock);
+      ledger().set(block, ledger().mask(block) | unreadable_sectors(state_.store.medium(), block));
       state_.store.suspect({block, 1});
       found = true;
     }
@@ -258,6 +276,7 @@ class Writer {
     const std::uint32_t cleared_mode = options_.clear_mode & view_.record.mode & (S_ISUID | S_ISGID);
     const Timestamp now = current_time();
     if (pieces_.empty() && !grows && cleared_mode == 0) {
+      if (has_gone_bad()) return fail(ErrorCode::kPoisoned);
       const LockGuard guard(held_.times_mutex);
       held_.times.modification = held_.times.change = now;
       return {};
@@ -266,6 +285,7 @@ class Writer {
     TRY(state_.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, held_.number))) return Step::kAgain;
       if (!pieces_.empty() && TRY(state_.own_data(transaction, held_.number, range_))) return Step::kAgain;
+      if (has_gone_bad()) return fail(ErrorCode::kPoisoned);
       InodeRecord* record = TRY(state_.table.edit(transaction, held_.number));
       const ForkEdit fork = edit_data_fork(*record, LeafKind::kData);
       for (const Segment& piece : pieces_) TRY(assign(transaction, fork, piece.range, piece.entry.block(), false, state_.services.graveyard));

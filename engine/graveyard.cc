@@ -63,25 +63,28 @@ Result<> PoolGraveyard::bury_children(Transaction& transaction, MapEntry entry, 
   return {};
 }
 
-Result<> PoolGraveyard::set_aside() {
+Result<> PoolGraveyard::set_aside(std::uint64_t index, std::uint64_t entry) {
   return store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     const ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
-    const std::uint64_t top = TRY(entry_count(*inode)) - 1;
-    Block* a = TRY(edit_leaf(transaction, fork, FileBlock(top / kMapFanout), *this));
-    Block* b = TRY(edit_leaf(transaction, fork, FileBlock(stuck_ / kMapFanout), *this));
-    std::swap(a->as<format::MapNode>()[top % kMapFanout], b->as<format::MapNode>()[stuck_ % kMapFanout]);
+    if (TRY(entry_count(*inode)) <= index || index < stuck_) return Step::kDone;
+    std::uint64_t& from = TRY(edit_leaf(transaction, fork, FileBlock(index / kMapFanout), *this))->as<format::MapNode>()[index % kMapFanout];
+    std::uint64_t& to = TRY(edit_leaf(transaction, fork, FileBlock(stuck_ / kMapFanout), *this))->as<format::MapNode>()[stuck_ % kMapFanout];
+    if (from != entry) return Step::kDone;  // another thread was here first
+    std::swap(from, to);
+    transaction.on_commit([this] { ++stuck_; });
     return Step::kDone;
   });
 }
 
 Result<bool> PoolGraveyard::step() {
   bool any = false;
+  std::uint64_t index = 0, taken = 0;
   const auto done = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
     any = false;
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     if (TRY(entry_count(*inode)) <= stuck_) return Step::kDone;
-    std::uint64_t index = inode->size_bytes - 1;
+    index = inode->size_bytes - 1;
     const FileBlock leaf(index / kMapFanout);
     ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
     if (!TRY(entry_at(transaction, data_fork(*inode, LeafKind::kGraveyard), leaf)).present())
@@ -90,7 +93,8 @@ Result<bool> PoolGraveyard::step() {
     auto& entries = TRY(edit_leaf(transaction, fork, leaf, *this))->as<format::MapNode>();
     // Damage may have left entries empty.
     while (!MapEntry{entries[index % kMapFanout]}.present() && index % kMapFanout != 0 && index > stuck_) --index;
-    const MapEntry entry{std::exchange(entries[index % kMapFanout], 0)};
+    taken = std::exchange(entries[index % kMapFanout], 0);
+    const MapEntry entry{taken};
     inode->size_bytes = index;
     // The stack shrinks before it may grow again: at most one block more than needed now.
     if (entry.present() && TRY(transaction.references_before(entry.block(), 2)) < 2)
@@ -101,8 +105,7 @@ Result<bool> PoolGraveyard::step() {
   });
   if (!done && done.error().code == ErrorCode::kDamaged && any) {
     store_.log("space of deleted files cannot be given back: " + describe(done.error()));
-    TRY(set_aside());
-    ++stuck_;
+    TRY(set_aside(index, taken));
     return true;
   }
   TRY(done);

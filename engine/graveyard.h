@@ -30,12 +30,13 @@ class PoolGraveyard final : public Graveyard {
  private:
   Result<> bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512);
   Result<std::uint64_t> entry_count(const format::InodeRecord& inode) const;
-  // Swaps the top with the lowest entry that is not known to be stuck: what is lost in both copies must not keep the rest.
-  Result<> set_aside();
+  // Swaps an entry with the lowest that is not known to be stuck: what is lost in both copies must not keep the rest.
+  Result<> set_aside(std::uint64_t index, std::uint64_t entry);
 
   Store& store_;
   InodeTable table_;
-  std::uint64_t stuck_ = 0;  // entries at the bottom that cannot be taken apart; tried again at the next open
+  // Entries at the bottom that cannot be taken apart; tried again at the next open. Under the transaction mutex.
+  std::uint64_t stuck_ = 0;
 };
 
 }  // namespace daxcow

@@ -21,16 +21,20 @@ Journal::Journal(Medium& medium, BlockNumber first, std::uint64_t seed) : medium
   buffer_.reserve(64 * 1024);
 }
 
-// A whole record that verifies, header first.
+// A whole record that verifies, header first. Blocks are read as wholes: of one with a bad sector the other sectors could
+// be read, but not stored to (commit, discard), so that what is in them may be of long ago.
 Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
+  std::vector<std::byte> record(kBlockBytes);
+  TRY(medium_.read(area_offset(mirror), record));
   JournalHeader header;
-  TRY(medium_.read(area_offset(mirror), std::as_writable_bytes(std::span(&header, 1))));
+  std::memcpy(&header, record.data(), sizeof header);
   if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
     return fail(ErrorCode::kDamaged);
-  std::vector<std::byte> record(sizeof header + header.payload_bytes);
+  const std::uint64_t bytes = sizeof header + header.payload_bytes;
+  record.resize(blocks_for(bytes) * kBlockBytes);
   TRY(medium_.read(area_offset(mirror), record));
-  std::memcpy(&header, record.data(), sizeof header);
-  if (record.size() != sizeof header + header.payload_bytes ||
+  record.resize(bytes);
+  if (std::memcmp(&header, record.data(), sizeof header) != 0 ||
       header.check != journal_crc(seed_, header, std::span(record).subspan(sizeof header)))
     return fail(ErrorCode::kDamaged);
   return record;
@@ -134,7 +138,7 @@ Result<> Journal::commit(std::span<const JournalChange> changes) {
 }
 
 Result<> Journal::discard() {
-  // A copy that cannot be stored to cannot be read either.
+  // A copy that cannot be stored to cannot be read either (see read_record).
   for (const bool mirror : {false, true}) (void)medium_.store_zeros(area_offset(mirror), kLineBytes);
   buffer_.clear();
   return medium_.drain();

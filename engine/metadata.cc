@@ -164,8 +164,11 @@ Result<BlockPtr> Metadata::read(BlockNumber block, BlockType type) {
   auto version = read_copy(block, Copy::kPrimary);
   if (!version) {
     version = read_copy(block, Copy::kMirror);
-    if (!version) return fail(ErrorCode::kDamaged, "metadata block " + std::to_string(block.value) + ": both copies are damaged");
     if (on_bad_copy_) on_bad_copy_(BadCopy{block, Copy::kPrimary});
+    if (!version) {
+      if (on_bad_copy_) on_bad_copy_(BadCopy{block, Copy::kMirror});
+      return fail(ErrorCode::kDamaged, "metadata block " + std::to_string(block.value) + ": both copies are damaged");
+    }
   }
   make_room(shard);
   shard.entries.emplace(block.value, Entry{*version, 0, true});

@@ -32,6 +32,7 @@ enum class Copy { kPrimary, kMirror };
 struct BadCopy {
   BlockNumber block;  // the primary's number, whichever copy is bad
   Copy copy;
+  friend constexpr bool operator==(const BadCopy&, const BadCopy&) = default;
 };
 
 class Metadata final : public BlockReader {
@@ -90,7 +91,7 @@ class Metadata final : public BlockReader {
   void forget(BlockNumber block);  // the block was freed
   std::uint64_t cached_bytes() const;
 
-  // Called (from any thread, no locks held but the shard's) when a copy failed verification while the other was good.
+  // Called (from any thread, no locks held but the shard's) when a copy failed verification.
   void set_bad_copy_handler(std::function<void(BadCopy)> handler) { on_bad_copy_ = std::move(handler); }
 
  private:

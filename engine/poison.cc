@@ -147,7 +147,7 @@ void Poison::process_now() {
       woken = mailbox_->woken;
     }
     if (!woken && pending_.empty()) return;
-    if (std::chrono::steady_clock::now() > deadline) return;
+    if (std::chrono::steady_clock::now() > deadline) return mailbox_->wake();  // the worker goes on with those in flight
     if (!woken) sleep_thread(1ms);
   }
 }
@@ -186,7 +186,8 @@ void Poison::pass() {
 
   attend_to(attend);
   look_at_pending();
-  std::vector<BadCopy> copies = store_.take_bad_copies();
+  // Kept for the time when the pool can be written to: headers are read at open only.
+  std::vector<BadCopy> copies = store_.read_only() ? std::vector<BadCopy>() : store_.take_bad_copies();
   std::ranges::sort(copies, {}, place_of_copy);
   const auto repeated = std::ranges::unique(copies, {}, place_of_copy);
   copies.erase(repeated.begin(), repeated.end());
@@ -210,7 +211,9 @@ Poison::Sectors Poison::look_at_suspects(Sectors& attend) {
         continue;
       }
       Block content;
-      if (!store_.medium().read(byte_offset(block), content.bytes) || !acquit(block))
+      if (!store_.medium().read(byte_offset(block), content.bytes))
+        unreadable.emplace(block, unreadable_sectors(store_.medium(), block));
+      else if (!acquit(block))
         unreadable.emplace(block, kWholeBlock);
     }
   }

@@ -39,7 +39,7 @@ void Poison::mend(BlockNumber block) {
 
 void Poison::mend_copy(BadCopy copy) {
   const BlockNumber block = place_of_copy(copy);
-  if (store_.read_only() || handled_.contains(block)) return;  // known, and tried
+  if (handled_.contains(block)) return;  // known, and tried
   const auto mended = mend_failed(store_, copy);
   if (!mended && mended.error().code == ErrorCode::kPoisoned) {
     // The next pass sees what the device says of it; if it says nothing, the whole block counts as bad.

@@ -105,7 +105,14 @@ Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOpt
   TRY(pool->state_->zero.read_record(format::kRootInode));
   const BlockPtr found = TRY(store.metadata().read(format::kRootsBlock, BlockType::kRoots));
   pool->state_->shutdown = judge_shutdown(found->as<format::Roots>(), store.medium().identity());
-  if (!options.read_only) TRY(pool->state_->note_opening());
+  if (!options.read_only) {
+    auto noted = pool->state_->note_opening();
+    if (!noted) {  // both copies of the journal are bad, say: what can be mended is mended first
+      pool->state_->poison.process_now();
+      noted = pool->state_->note_opening();
+    }
+    TRY(noted);
+  }
   pool->state_->tell_shutdown();
   if (options.background) {
     TRY(pool->state_->poison.start());
@@ -223,8 +230,11 @@ Rescue Pool::State::read_page(const LostRange& page, Block& content) {
   }
   const auto after = inodes.page_trust(page.inode);
   if (bytes == 0 || !before || !after || after->write_failed || after->may_be_old) return Rescue::kNobody;
-  if (held->state().may_have_been_zeroed(page.inode, FileBlock(page.offset_bytes / kBlockBytes)))
-    return Rescue::kNobody;
+  const FileBlock at(page.offset_bytes / kBlockBytes);
+  if (held->state().may_have_been_zeroed(page.inode, at)) return Rescue::kNobody;
+  // The owners were looked up some time ago: meanwhile the file may have got another block there, and its page is of that.
+  const auto is_owner = held->state().holds(page.inode, at, page.block);
+  if (!is_owner || !*is_owner) return Rescue::kNobody;
   std::fill(content.bytes + bytes, content.bytes + kBlockBytes, std::byte{0});
   // A file may end inside the block where others go on. And of a page that nobody could have written to from before it
   // was read until after, none is newer than the block.

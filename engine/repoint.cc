@@ -11,7 +11,6 @@ namespace {
 
 // With the records that it splits and the nodes that it spells out, each fits a transaction with ease.
 constexpr std::size_t kReferencesAtOnce = 8;
-constexpr std::uint64_t kBadPlaces = 8;  // met while looking for a good one
 
 struct Place {
   BlockNumber source;
@@ -82,7 +81,7 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
     auto reservation = TRY(store.reserve(from, 1));
     const BlockNumber to = reservation.run().first;
     if (const auto stored = store.medium().store(byte_offset(to), content.bytes); !stored) {
-      if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == kBadPlaces)
+      if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == Store::kBadPlaces)
         return std::unexpected(stored.error());
       store.ledger().set(to, kWholeBlock);
       store.suspect({to, 1});

@@ -426,7 +426,13 @@ void Store::add_and_wake(std::vector<T> Store::*list, const T& item) {
 
 void Store::suspect(BlockRun run) { add_and_wake(&Store::suspects_, run); }
 void Store::quarantined(BlockRun run) { suspect(run); }
-void Store::bad_copy(BadCopy copy) { add_and_wake(&Store::bad_copies_, copy); }
+void Store::bad_copy(BadCopy copy) {
+  {
+    const LockGuard guard(suspects_mutex_);
+    if (std::ranges::find(bad_copies_, copy) != bad_copies_.end()) return;  // found again before anything was done about it
+  }
+  add_and_wake(&Store::bad_copies_, copy);
+}
 
 std::vector<BlockRun> Store::take_suspects() {
   const LockGuard guard(suspects_mutex_);

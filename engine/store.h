@@ -91,7 +91,9 @@ class Store {
     Store* store_ = nullptr;
     BlockRun run_;
   };
-  // 1..wanted contiguous blocks near `goal`; kNoSpace. Not under the mutex.
+  // 1..wanted contiguous blocks near `goal`; kNoSpace. Not under the mutex. Who finds that they cannot be stored to asks for
+  // others, at most kBadPlaces times: then it is the device that has failed, not a place.
+  static constexpr std::uint64_t kBadPlaces = 64;
   Result<Reservation> reserve(BlockNumber goal, std::uint64_t wanted) EXCLUDES(mutex);
 
   // True if the whole run can hold data: inside the pool, and no superblock, journal or metadata chunk. Map entries come

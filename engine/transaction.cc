@@ -172,8 +172,9 @@ Result<> Transaction::commit() {
     return {};
   }
   TRY(write_new_blocks());
-  TRY(store_.journal_.commit(changes));
+  const auto committed = store_.journal_.commit(changes);
   for (const BlockRun& run : store_.journal_.take_failed_copies()) store_.suspect(run);
+  TRY(committed);
   publish();
   return {};
 }

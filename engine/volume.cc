@@ -98,6 +98,7 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
+  const Timestamp now = current_time();
   const auto apply = [&](InodeRecord& record) {
     if (change.mode) record.mode = (record.mode & S_IFMT) | (*change.mode & 07777);
     if (change.uid) record.uid = *change.uid;
@@ -105,10 +106,10 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
     if (!is_directory(record)) record.mode &= ~(change.clear_mode & (S_ISUID | S_ISGID));
     if (change.access) set_time(record, kAccess, *change.access);
     if (change.modification) set_time(record, kModification, *change.modification);
-    set_time(record, kChange, current_time());
+    if (!change.size_bytes) set_time(record, kChange, now);
   };
   if (change.size_bytes) {
-    // Which sets the times of a truncation; they are newer than those that were kept back.
+    // Which sets the times of a truncation, that of the change too; they are newer than those that were kept back.
     TRY(state.truncate_locked(*held, *change.size_bytes, [&](Transaction&, InodeRecord& record) { apply(record); }));
   } else {
     TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
@@ -332,6 +333,10 @@ void Volume::remember(InodeNumber inode, std::uint64_t count) { state_->inodes.r
 
 void Volume::open_for_writing(InodeNumber inode) { state_->inodes.open_for_writing(inode); }
 void Volume::close_for_writing(InodeNumber inode) { state_->inodes.close_for_writing(inode); }
+bool Volume::is_open_for_writing(InodeNumber inode) const {
+  const auto pages = state_->inodes.page_trust(inode);
+  return pages && pages->writers != 0;
+}
 void Volume::note_change_behind_pages(InodeNumber inode) { state_->inodes.note_change_behind_pages(inode); }
 void Volume::note_failed_write(InodeNumber inode) { state_->inodes.note_failed_write(inode); }
 
@@ -378,6 +383,7 @@ Result<> Volume::sync_all() {
 
 Result<VolumeStatistics> Volume::statistics() {
   State& state = *state_;
+  state.wait_for_deletions();
   VolumeStatistics statistics;
   const LockGuard guard(state.store.mutex);
   state.store.reclaim();

@@ -197,6 +197,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
     std::uint32_t clear_mode = 0;  // of S_ISUID and S_ISGID: to clear with it (an unprivileged writer)
     bool zero_lost = false;        // what is lost around the bytes written counts as zero
     bool restores = false;         // what the file had already: its times stay, and it is not told as healed by its owner
+    bool waits_for_space = true;   // kNoSpace only when nothing deleted is on its way back
   };
   // Writes all or fails with nothing visible changed (an in-place overwrite that meets poison may be partly done).
   Result<> write(InodeNumber inode, std::uint64_t offset, std::span<const std::byte> from, WriteOptions options);
@@ -243,6 +244,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // until they are given back. A change of content in another way than by writes is noted before it is begun.
   void open_for_writing(InodeNumber inode);
   void close_for_writing(InodeNumber inode);
+  bool is_open_for_writing(InodeNumber inode) const;
   void note_change_behind_pages(InodeNumber inode);
   void note_failed_write(InodeNumber inode);
 

@@ -276,7 +276,23 @@ Result<> Volume::write(InodeNumber inode, std::uint64_t offset, std::span<const 
     const std::unique_lock lock(held->lock);
     return state.write_locked(*held, offset, from, options);
   };
-  return options.append ? attempt() : state.with_space(attempt);  // what was appended in part would be appended again
+  // (What was appended in part would be appended again.)
+  return options.append || !options.waits_for_space ? attempt() : state.with_space(attempt);
+}
+
+namespace {
+
+bool has_block(const FileView& view, BlockNumber block) {
+  return !view.segments.empty() && holds_data(view.segments.front()) && view.segments.front().entry.block() == block;
+}
+
+}  // namespace
+
+Result<bool> State::holds(InodeNumber inode, FileBlock at, BlockNumber block) {
+  const Operation operation(*this);
+  const auto held = inodes.get(inode);
+  const std::shared_lock lock(held->lock);
+  return has_block(TRY(view_of(*this, inode, {at, 1})), block);
 }
 
 Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page) {
@@ -286,7 +302,7 @@ Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber ba
   const std::unique_lock lock(held->lock);
   const FileView view = TRY(view_of(*this, inode, {at, 1}));
   const std::uint64_t offset = byte_offset(at);
-  if (view.segments.empty() || !holds_data(view.segments.front()) || view.segments.front().entry.block() != bad) return false;
+  if (!has_block(view, bad)) return false;
   if (offset >= view.record.size_bytes) return false;
   const std::uint64_t length = std::min(kBlockBytes, view.record.size_bytes - offset);
   TRY(write_locked(*held, offset, std::span(page.bytes).first(length), {.restores = true}));
@@ -301,7 +317,7 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,
   const std::uint64_t keep = blocks_for(size_bytes);
   const InodeRecord before = TRY(read_record(state.number));
   TRY(check_regular(before));
-  const bool shrinks = size_bytes < before.size_bytes;
+  const bool shrinks = size_bytes <= before.size_bytes;  // what is allocated behind the end goes too
   TRY(zero_behind_end(*this, state, size_bytes));
   const FileRange cut{FileBlock(keep), kMaximumFileBlocks - keep};
   const Timestamp now = current_time();

@@ -103,6 +103,15 @@ struct Volume::State {
     }
     return done;
   }
+  // The same for who only asks how much space there is, and not for long: the kernel tells a moment after unlink(2) has
+  // returned that nobody uses the file.
+  void wait_for_deletions() {
+    constexpr int kMaximumTries = 20, kTriesForOrphans = 3;
+    for (int i = 0; services.bring_back_space != nullptr && i < kMaximumTries; ++i) {
+      if (!services.bring_back_space() && (i >= kTriesForOrphans || !has_orphans())) return;
+      sleep_thread(std::chrono::milliseconds(1));
+    }
+  }
   bool has_orphans() {
     const LockGuard guard(store.mutex);
     return !orphan_index.empty();
@@ -164,6 +173,8 @@ struct Volume::State {
   Result<> allocate_locked(InodeState& state, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
   // A page that the kernel still had of a lost block goes to a new one, if the file still has the bad one there. Takes the
   // inode's lock. Returns whether it did so.
+  // Whether this is what the file has there, and not merely reserved.
+  Result<bool> holds(InodeNumber inode, FileBlock at, BlockNumber block);
   Result<bool> restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page);
   Result<std::uint64_t> read_locked(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to);
 };

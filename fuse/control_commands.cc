@@ -40,9 +40,15 @@ struct OpenFile {
 };
 
 Result<std::shared_ptr<Volume>> find_volume(const Command& command, const std::string& name, bool read_only) {
-  if (command.mounted != nullptr)
-    if (auto volume = command.mounted->find(name)) return volume;
-  return command.pool.mount(name, read_only);
+  std::shared_ptr<Volume> volume;
+  const auto attempt = [&]() -> Result<> {
+    if (command.mounted != nullptr) volume = command.mounted->find(name);
+    if (volume == nullptr) volume = TRY(command.pool.mount(name, read_only));
+    return {};
+  };
+  // Between the two it may have been mounted, and unmounted; or another command is using it.
+  TRY(command.mounted != nullptr ? when_free(*command.mounted, name, attempt) : attempt());
+  return volume;
 }
 
 Result<OpenFile> open_file(const Command& command, const json& file, bool read_only) {

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -82,6 +83,8 @@ void ControlServer::accept_connections() {
       }
       return;
     }
+    constexpr timeval kSendTime{.tv_sec = 30, .tv_usec = 0};  // who does not read must not keep a request from its end
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kSendTime, sizeof kSendTime);
     join_finished();
     if (!is_root(socket.get())) {
       spdlog::warn("refused a connection to the control socket that is not root's");

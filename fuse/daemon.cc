@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -13,12 +14,14 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <ranges>
 #include <thread>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include "engine/medium_pmem2.h"
+#include "engine/patrol.h"
 #include "fuse/control_client.h"
 #include "fuse/mount_table.h"
 #include "fuse/one_line.h"
@@ -65,20 +68,18 @@ dev_t device_in(const json& request) {
   return makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>());
 }
 
-// Where the session is mounted, if that is in this mount namespace and nothing is mounted above it.
-std::optional<std::string> reachable_mount_point(const Session& session) {
+// Where the session is mounted, if that is in this mount namespace and nothing is mounted above it. Before that is said, the
+// kernel writes what programs have changed through mappings, as long as it still can.
+std::optional<std::string> written_mount_point(const Session& session) {
   const auto mount = find_mount(session.device());
   if (!mount || !*mount) return std::nullopt;
-  const auto uppermost = find_mount((*mount)->mount_point);
-  if (!uppermost || !*uppermost || (*uppermost)->device != session.device()) return std::nullopt;
-  return (*mount)->mount_point;
-}
-
-// Has the kernel write what programs have changed through mappings, as long as it still can.
-void write_dirty_pages(const std::string& mount_point) {
+  const std::string& mount_point = (*mount)->mount_point;
   const FileDescriptor root(::open(mount_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (root && ::syncfs(root.get()) != 0)
+  struct stat status;
+  if (!root || ::fstat(root.get(), &status) != 0 || status.st_dev != session.device()) return std::nullopt;
+  if (::syncfs(root.get()) != 0)
     spdlog::error("what was changed on {} cannot be written: {}", mount_point, std::strerror(errno));
+  return mount_point;
 }
 
 std::string describe_use(const Session& session) {
@@ -136,6 +137,23 @@ Daemon::~Daemon() {
 
 // One connection, and the session that it has prepared but not yet started.
 class Daemon::Conversation {
+  // A request that the daemon does not wait for when it ends.
+  class Uncounted {
+   public:
+    explicit Uncounted(Daemon& daemon) : daemon_(&daemon) { add(-1); }
+    Uncounted(Uncounted&& other) noexcept : daemon_(std::exchange(other.daemon_, nullptr)) {}
+    ~Uncounted() {
+      if (daemon_ != nullptr) add(1);
+    }
+
+   private:
+    void add(int count) {
+      const std::lock_guard lock(daemon_->mutex_);
+      daemon_->running_ += static_cast<unsigned>(count);
+    }
+    Daemon* daemon_;
+  };
+
  public:
   Conversation(Daemon& daemon, LineChannel& channel) : daemon_(daemon), channel_(channel) {}
   ~Conversation() {
@@ -152,6 +170,8 @@ class Daemon::Conversation {
       if (operation == "mounts") return daemon_.mounts();
       if (changes_pool(operation))
         if (const auto begun = daemon_.begin_writing(); !begun) return error_reply(begun.error());
+      // Who only waits for events keeps no daemon alive: several of them would be waiting all the time.
+      const std::optional<Uncounted> uncounted = operation == "events" ? std::optional<Uncounted>(daemon_) : std::nullopt;
       auto reply = execute(*daemon_.pool_, request, &daemon_, [&](std::uint64_t done, std::uint64_t total) {
         (void)channel_.send(json{{"progress", {{"done", done}, {"total", total}}}}.dump());
       });
@@ -305,10 +325,8 @@ bool Daemon::is_connected(std::string_view name) {
 }
 
 void Daemon::start(const std::shared_ptr<Session>& session, dev_t st_dev) {
-  {
-    std::lock_guard lock(mutex_);
-    had_mount_ = true;
-  }
+  const std::lock_guard starting(mutex_);  // it may end at once
+  had_mount_ = true;
   session->start(st_dev, [this, ended = session.get()] {
     {
       std::lock_guard lock(mutex_);
@@ -395,13 +413,10 @@ void Daemon::end_sessions() {
     for (const auto& session : sessions_)
       if (session->started()) sessions.push_back(session);
   }
-  tell_service_manager("STOPPING=1");
-  for (const auto& session : sessions) {
-    const auto mount_point = reachable_mount_point(*session);
-    if (!mount_point) continue;
-    write_dirty_pages(*mount_point);
-    ::umount2(mount_point->c_str(), MNT_DETACH);
-  }
+  // All are written before one goes: with it goes what is mounted below. Then the last first, which may hide others.
+  for (const auto& session : sessions) (void)written_mount_point(*session);
+  for (const auto& session : std::views::reverse(sessions))
+    if (const auto mount_point = written_mount_point(*session)) ::umount2(mount_point->c_str(), MNT_DETACH);
   const auto deadline = Clock::now() + kLazyUnmountTime;
   for (const auto& session : sessions) {
     while (session->is_connected() && Clock::now() < deadline) std::this_thread::sleep_for(10ms);
@@ -433,7 +448,7 @@ bool Daemon::run() {
   sigemptyset(&signals);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
   const FileDescriptor signal_queue(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  while (!should_end()) {
+  for (bool told_to_end = false; !should_end();) {
     pollfd waiting[] = {{wake_.get(), POLLIN, 0}, {signal_queue.get(), POLLIN, 0}};
     ::poll(waiting, std::size(waiting), 1000);
     std::uint64_t count;
@@ -445,9 +460,12 @@ bool Daemon::run() {
         commit_sessions();
       } else {
         spdlog::info("signal {}: ending", ::strsignal(static_cast<int>(signal.ssi_signo)));
-        end_sessions();
+        told_to_end = true;
+        tell_service_manager("STOPPING=1");
+        pool_->patrol().stop_thread();  // somebody may wait for a pass
       }
     }
+    if (told_to_end) end_sessions();  // those too that were just being made when the signal came
     reap_sessions();
   }
   return had_mount_;

@@ -193,7 +193,7 @@ std::optional<ProcessMapping> parse_mapping(std::string_view line) {
   return mapping;
 }
 
-void signal_mappers(std::span<const MappedRange> ranges, const Signalled& signalled) {
+void signal_mappers(std::span<const MappedRange> ranges, const IsMounted& is_mounted, const Signalled& signalled) {
   RangesOfFiles files;
   for (std::size_t range = 0; range < ranges.size(); ++range)
     files[{ranges[range].device, ranges[range].inode}].push_back(range);
@@ -206,6 +206,7 @@ void signal_mappers(std::span<const MappedRange> ranges, const Signalled& signal
     const FileDescriptor held = open_process(process);
     if (!held) return;
     for (const auto& [range, address] : find_pages(process, sharing, ranges, files)) {
+      if (!is_mounted(range)) continue;
       const std::lock_guard lock(mutex);
       if (!told.contains({process, range}) && send_bus_error(held.get(), address)) {
         told.emplace(process, range);

@@ -29,8 +29,11 @@ struct MappedRange {
 // The signal looks as from a machine check: si_addr is the address of the page in that process, si_addr_lsb is 12,
 // si_errno is EHWPOISON. Only si_code is not BUS_MCEERR_AO but SI_QUEUE: Linux lets no process send a code that is not
 // negative. The process is held by a pidfd, so that no other one with its number can be hit.
+// Just before, when the mappings have been read, `is_mounted` says whether the range's device is still the filesystem that it
+// was; it is called from any of the threads, from several at once.
+using IsMounted = std::function<bool(std::size_t range)>;
 using Signalled = std::function<void(std::size_t range, pid_t process, std::uint64_t address)>;
-void signal_mappers(std::span<const MappedRange> ranges, const Signalled& signalled);
+void signal_mappers(std::span<const MappedRange> ranges, const IsMounted& is_mounted, const Signalled& signalled);
 
 // A mapping of a file in a process.
 struct ProcessMapping {

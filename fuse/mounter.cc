@@ -125,7 +125,9 @@ Result<> remount(const MountRequest& request) {
     return {};
   };
   if (!request.options.read_only) TRY(tell());
-  if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | request.options.kernel_flags, nullptr) != 0)
+  // Without a word about access times the kernel would keep what it had.
+  const unsigned long access_times = request.options.behaviour.access_time ? MS_RELATIME : 0;
+  if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | access_times | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
   return request.options.read_only ? tell() : Result<>{};
 }

@@ -72,7 +72,7 @@ void Notifier::run() {
     std::vector<Loss> losses;
     for (const LostRange& range : taken) invalidate(range, losses);
     signal(losses);
-    losses.clear();  // sessions and volumes may be waited for
+    losses.clear();  // volumes may be waited for
     lock.lock();
     busy_ = false;
     changed_.notify_all();
@@ -93,17 +93,22 @@ void Notifier::invalidate(const LostRange& range, std::vector<Loss>& losses) {
   for (std::uint64_t offset = first; offset < end;) {
     const auto part = first_lost_pages(*volume, range, offset, end);
     if (part.length_bytes == 0) break;
-    losses.push_back({part, session, volume});
+    losses.push_back({part, session->device(), session, volume});
     offset = part.offset_bytes + part.length_bytes;
   }
 }
 
 void Notifier::signal(const std::vector<Loss>& losses) {
   std::vector<MappedRange> ranges;
-  for (const auto& [range, session, volume] : losses)
-    ranges.push_back({session->device(), range.inode, range.offset_bytes, range.length_bytes});
-  signal_mappers(ranges, [&](std::size_t which, pid_t process, std::uint64_t address) {
-    const auto& [range, session, volume] = losses[which];
+  for (const Loss& loss : losses)
+    ranges.push_back({loss.device, loss.range.inode, loss.range.offset_bytes, loss.range.length_bytes});
+  // As long as the connection is there, no other filesystem has got its number.
+  const auto is_mounted = [&](std::size_t which) {
+    const auto session = losses[which].session.lock();
+    return session != nullptr && session->is_connected();
+  };
+  signal_mappers(ranges, is_mounted, [&](std::size_t which, pid_t process, std::uint64_t address) {
+    const auto& [range, device, session, volume] = losses[which];
     Event event;
     event.kind = EventKind::kProcessSignalled;
     event.block = range.block;

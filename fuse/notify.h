@@ -39,10 +39,12 @@ class Notifier : public PoisonObserver {
 
  private:
   void run();
-  // Ranges that are lost and may be mapped, and what is told of them.
+  // Ranges that are lost and may be mapped, and what is told of them. Not the session itself: a process that is looked at may
+  // be waiting for the end of its mount, and that of the session for whoever holds it.
   struct Loss {
     LostRange range;
-    std::shared_ptr<Session> session;
+    dev_t device;
+    std::weak_ptr<Session> session;
     std::shared_ptr<Volume> volume;
   };
   void invalidate(const LostRange& range, std::vector<Loss>& losses);

@@ -1,7 +1,9 @@
 // Attributes, plain and extended, and statfs.
+#include <linux/capability.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <span>
@@ -32,18 +34,37 @@ AttributeChange to_change(const struct stat& wanted, int to_set) {
   if (to_set & FUSE_SET_ATTR_SIZE) change.size_bytes = static_cast<std::uint64_t>(wanted.st_size);
   if (to_set & FUSE_SET_ATTR_ATIME) change.access = to_timestamp(wanted.st_atim);
   if (to_set & FUSE_SET_ATTR_MTIME) change.modification = to_timestamp(wanted.st_mtim);
-  if (to_set & FUSE_SET_ATTR_ATIME_NOW) change.access = now();
-  if (to_set & FUSE_SET_ATTR_MTIME_NOW) change.modification = now();
+  const Timestamp present = now();  // one for both
+  if (to_set & FUSE_SET_ATTR_ATIME_NOW) change.access = present;
+  if (to_set & FUSE_SET_ATTR_MTIME_NOW) change.modification = present;
   return change;
 }
 
-bool clears_set_id(int to_set) {
-  // A request for nothing is how the kernel says that set-id bits must go: before fallocate and copy_file_range by the
-  // unprivileged (it has taken its own flags for that out), and for a chown that names neither owner nor group.
-  constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+
+// A request for nothing is how the kernel says that set-id bits must go: before fallocate and copy_file_range by the
+// unprivileged (it has taken its own flags for that out), and for a chown that names neither owner nor group.
+bool asks_for_nothing(int to_set) {
   constexpr int kSomething = kOwner | FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME |
                              FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW | FUSE_SET_ATTR_CTIME;
-  return request_kills_set_id() || (to_set & kOwner) != 0 || (to_set & kSomething) == 0;
+  return (to_set & kSomething) == 0;
+}
+
+bool clears_set_id(int to_set) { return request_kills_set_id() || (to_set & kOwner) != 0 || asks_for_nothing(to_set); }
+
+// That chown is for the owner, and the kernel does not look at whose it is; who writes has the file open.
+bool may_clear_set_id(fuse_req_t request, int to_set, const Attributes& attributes) {
+  const std::uint32_t user = fuse_req_ctx(request)->uid;
+  return request_kills_set_id() || !asks_for_nothing(to_set) || user == 0 || user == attributes.uid ||
+         volume(request).is_open_for_writing(attributes.inode);
+}
+
+bool is_access_list(std::string_view name) { return name == kAccessAcl || name == kDefaultAcl; }
+
+// A mount without access lists must not take any: the kernel would not look at them, and setting one opens the file to
+// its group.
+bool refuses(fuse_req_t request, std::string_view name) {
+  return is_access_list(name) && !context(request).behaviour.access_lists;
 }
 
 Result<> store_acl(Volume& volume, InodeNumber inode, std::string_view name, const Acl& acl,
@@ -71,7 +92,7 @@ Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, V
   const auto attributes = TRY(volume.attributes(inode));
   std::uint32_t new_mode = (attributes.mode & 07000) | acl.mode_bits();
   // The kernel's posix_acl_update_mode(): as chmod by somebody outside the group.
-  if (fuse_req_ctx(request)->uid != 0 && !caller_is_in_group(request, attributes.gid))
+  if (!caller_has(request, CAP_FSETID) && !caller_is_in_group(request, attributes.gid))
     new_mode &= ~std::uint32_t{S_ISGID};
   if (!acl.is_minimal()) {
     TRY(store_acl(volume, inode, kAccessAcl, acl, mode));
@@ -113,6 +134,8 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_se
     const auto before = mount.volume->attributes(inode);
     if (!before) return reply_error(request, before.error());
     change.clear_mode = lost_set_id_bits(request, *before);
+    if (change.clear_mode != 0 && !may_clear_set_id(request, to_set, *before))
+      return reply_error(request, Error{ErrorCode::kPermission, {}});
   }
   auto attributes = mount.volume->set_attributes(inode, change);
   if (!attributes) return reply_error(request, attributes.error());
@@ -127,6 +150,7 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_se
 }
 
 void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char* value, std::size_t size, int flags) {
+  if (refuses(request, name)) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
   auto mode = Volume::SetAttributeMode::kAny;
   if (flags == XATTR_CREATE)
     mode = Volume::SetAttributeMode::kCreate;
@@ -142,7 +166,7 @@ void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char*
   if (name == kPoisonPolicyAttribute && !parse_poison_policy(std::string_view(value, size)))
     return reply_error(request, Error{ErrorCode::kInvalid, {}});
   Result<> done;
-  if (name != kAccessAcl && name != kDefaultAcl) {
+  if (!is_access_list(name)) {
     done = volume(request).set_attribute(InodeNumber(node), name, bytes, mode);
   } else {
     const auto acl = Acl::parse(bytes);
@@ -155,6 +179,7 @@ void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char*
 }
 
 void getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::size_t size) {
+  if (refuses(request, name)) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
   const auto value = volume(request).get_attribute(InodeNumber(node), name);
   if (!value) return reply_error(request, value.error());
   reply_value(request, *value, size);
@@ -164,17 +189,19 @@ void listxattr(fuse_req_t request, fuse_ino_t node, std::size_t size) {
   const auto names = volume(request).list_attributes(InodeNumber(node));
   if (!names) return reply_error(request, names.error());
   std::string list;
-  // xattr(7): names that only root may use are not shown to others. That of the capability is beyond our sight.
-  const bool privileged = fuse_req_ctx(request)->uid == 0;
+  // xattr(7): names that only the privileged may use are not shown to others.
+  const auto is_trusted = [](const std::string& name) { return name.starts_with("trusted."); };
+  const bool sees_trusted = std::ranges::any_of(*names, is_trusted) && caller_has(request, CAP_SYS_ADMIN);
   for (const auto& name : *names)
-    if (privileged || !name.starts_with("trusted.")) list.append(name).push_back('\0');
+    if (!refuses(request, name) && (sees_trusted || !is_trusted(name))) list.append(name).push_back('\0');
   reply_value(request, list, size);
 }
 
 void removexattr(fuse_req_t request, fuse_ino_t node, const char* name) {
+  if (refuses(request, name)) return reply_error(request, Error{ErrorCode::kUnsupported, {}});
   auto done = volume(request).remove_attribute(InodeNumber(node), name);
   // An access list that is not there has been removed, as the kernel's own filesystems see it.
-  if (!done && done.error().code == ErrorCode::kNoAttribute && (name == kAccessAcl || name == kDefaultAcl)) done = {};
+  if (!done && done.error().code == ErrorCode::kNoAttribute && is_access_list(name)) done = {};
   forget_attributes(request, node);
   reply_done(request, done);
 }

@@ -70,11 +70,12 @@ void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
   if (fuse_reply_open(request, file) != 0 && may_write(file)) opened.close_for_writing(InodeNumber(node));
 }
 
-void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info*) {
+void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info* file) {
   auto& mount = context(request);
+  const bool moves_access_time = (file->flags & O_NOATIME) == 0 && mount.access_time.load(std::memory_order_relaxed);
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
-  const auto lease = mount.volume->read(inode, start, size, mount.access_time.load(std::memory_order_relaxed));
+  const auto lease = mount.volume->read(inode, start, size, moves_access_time);
   if (!lease && lease.error().code == ErrorCode::kPoisoned && mount.volume->poison_policy(inode).zero) {
     std::vector<std::byte> bytes(size);
     const auto got = mount.volume->read_with_zeros(inode, start, bytes);
@@ -99,6 +100,16 @@ void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t si
   auto written = write_it();
   if (!written && written.error().code == ErrorCode::kPoisoned && volume(request).poison_policy(InodeNumber(node)).zero) {
     options.zero_lost = true;
+    written = write_it();
+  }
+  // As much as there is room for, so that a program that goes on fills the pool to its last block. (Of pages that it writes
+  // back, and of direct I/O, the kernel wants all or nothing: it makes EIO of less.)
+  options.waits_for_space = false;
+  const bool in_part = file->writepage == 0 && (file->flags & O_DIRECT) == 0;
+  while (!written && written.error().code == ErrorCode::kNoSpace && in_part) {
+    const std::uint64_t start = static_cast<std::uint64_t>(offset), end = (start + size / 2) / kBlockBytes * kBlockBytes;
+    if (end <= start) break;
+    size = end - start;
     written = write_it();
   }
   if (!written) {
@@ -149,9 +160,21 @@ void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fus
 
 void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_file_info*) {
   if (whence != SEEK_DATA && whence != SEEK_HOLE) return reply_error(request, Error{ErrorCode::kInvalid, {}});
-  const auto found = volume(request).seek(InodeNumber(node), static_cast<std::uint64_t>(offset), whence == SEEK_DATA);
-  if (!found) return reply_error(request, found.error());
-  fuse_reply_lseek(request, static_cast<off_t>(*found));
+  MountContext& mount = context(request);
+  const auto answer = [=, &mount] {
+    const auto found = mount.volume->seek(InodeNumber(node), static_cast<std::uint64_t>(offset), whence == SEEK_DATA);
+    if (!found) return reply_error(request, found.error());
+    fuse_reply_lseek(request, static_cast<off_t>(*found));
+  };
+  // What the kernel has gathered and not written yet is data too: it writes that first, by requests, for which a session's
+  // thread must not wait.
+  if (mount.behaviour.writeback_cache && mount.volume->is_open_for_writing(InodeNumber(node)) &&
+      mount.worker.submit([=, &mount] {
+        (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0);
+        answer();
+      }))
+    return;
+  answer();
 }
 
 }  // namespace daxcow::handlers

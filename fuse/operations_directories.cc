@@ -61,7 +61,7 @@ void readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t cookie
     return true;
   };
   const auto done = mount.volume->read_directory(InodeNumber(node), static_cast<std::uint64_t>(cookie), add,
-                                                 mount.behaviour.access_time);
+                                                 mount.access_time);
   if (!done && used == 0) return reply_error(request, done.error());
   fuse_reply_buf(request, buffer.data(), used);
 }
@@ -78,7 +78,7 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
     listed.push_back({std::move(name), item.inode, item.type, item.cookie});
     return true;
   };
-  const auto done = mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), add, mount.behaviour.access_time);
+  const auto done = mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), add, mount.access_time);
   if (!done && listed.empty()) return reply_error(request, done.error());
 
   std::vector<char> buffer(size);

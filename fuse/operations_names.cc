@@ -182,7 +182,7 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
 
 void readlink(fuse_req_t request, fuse_ino_t node) {
   auto& mount = context(request);
-  const auto target = mount.volume->read_link(InodeNumber(node), mount.behaviour.access_time);
+  const auto target = mount.volume->read_link(InodeNumber(node), mount.access_time);
   if (!target) return reply_error(request, target.error());
   fuse_reply_readlink(request, target->c_str());
 }

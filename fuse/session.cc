@@ -76,8 +76,8 @@ Session::~Session() {
 
 void Session::start(dev_t st_dev, std::function<void()> ended) {
   install_wake_handler();
-  st_dev_ = st_dev;
   thread_ = std::thread([this, ended = std::move(ended)] { run(ended); });
+  st_dev_ = st_dev;  // from now on others may stop it
 }
 
 void Session::run(const std::function<void()>& ended) {

@@ -38,11 +38,10 @@ class Observer : public PoisonObserver {
   void on_lost(const LostRange& range) override {
     told.emplace(range.volume.value, range.inode.value, range.offset_bytes, range.length_bytes);
   }
-  std::uint64_t read_cached(const LostRange&, std::span<std::byte>) override {
-    if (asked) asked();
-    return 0;
+  std::uint64_t read_cached(const LostRange& page, std::span<std::byte> to) override {
+    return cached ? cached(page, to) : 0;
   }
-  std::function<void()> asked;
+  std::function<std::uint64_t(const LostRange&, std::span<std::byte>)> cached;
   std::set<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t>> told;
 };
 
@@ -222,10 +221,11 @@ TEST_CASE("poison in a pool: a volume is unmounted while its pages are looked at
   pool.events();
   const BlockNumber block = pool.block_of(*pool.main, file, FileBlock(0));
   unsigned times = 0;
-  pool.observer.asked = [&] {
+  pool.observer.cached = [&](const LostRange&, std::span<std::byte>) -> std::uint64_t {
     ++times;
     pool.main.reset();  // the last that a mount had of it, let go of by whoever asks the mount
     for (const auto& volume : must(pool.pool->volumes())) CHECK_FALSE(volume.mounted);
+    return 0;
   };
   pool.medium->inject(BadRange{byte_offset(block), kBlockBytes});
   pool.pool->settle();
@@ -234,6 +234,34 @@ TEST_CASE("poison in a pool: a volume is unmounted while its pages are looked at
   pool.main = must(pool.pool->mount("main", false));
   CHECK(RealPool::look(*pool.main, "/file") == "!");
   CHECK_FALSE(pool.pool->mount("main", true));
+  pool.expect_clean();
+}
+
+TEST_CASE("poison in a pool: a page of what an owner has meanwhile is no rescue for the others", "[poison]") {
+  RealPool pool;
+  const InodeNumber file = pool.create("file"), clone = pool.create("clone");
+  pool.write(file, 0, kBlockBytes, 'f');
+  REQUIRE(must(pool.main->clone_range(file, 0, clone, 0, kBlockBytes)) == kBlockBytes);
+  for (const InodeNumber inode : {file, clone}) pool.main->remember(inode);
+  const BlockNumber block = pool.block_of(*pool.main, file, FileBlock(0));
+  unsigned times = 0;
+  pool.observer.cached = [&](const LostRange& page, std::span<std::byte> to) -> std::uint64_t {
+    if (++times == 1) {  // it has no page; meanwhile the other is written to, by who opens and closes it
+      const InodeNumber other = page.inode == file ? clone : file;
+      pool.main->open_for_writing(other);
+      pool.write(other, 0, kBlockBytes, 'n');
+      pool.main->close_for_writing(other);
+      return 0;
+    }
+    must(pool.main->read(page.inode, page.offset_bytes, to));
+    return kBlockBytes;
+  };
+  pool.medium->inject(BadRange{byte_offset(block), kBlockBytes});
+  pool.pool->settle();
+  CHECK(times == 2);
+  const std::string seen = RealPool::look(*pool.main, "/file") + RealPool::look(*pool.main, "/clone");
+  CHECK((seen == "n!" || seen == "!n"));
+  CHECK(pool.observer.told.size() == 1);
   pool.expect_clean();
 }
 

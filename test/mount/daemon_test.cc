@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,6 +76,58 @@ TEST_CASE("SIGTERM and SIGINT unmount, write what is dirty, and close the pool c
   CHECK(read_range(main + "/file", 0, 1 << 20) == pattern(1, 8));
   CHECK(read_range(main + "/mapped", 0, 1 << 20) == std::string(4096, 'm'));
   CHECK(read_range(second + "/file", 0, 1 << 20) == pattern(3, 8));
+  pool.check_clean();
+}
+
+TEST_CASE("SIGTERM unmounts mounts below and above each other, and what others have mounted there stays") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  pool.need_run("for v in nested upper; do daxcow volume create $POOL $v; done");
+  const std::string main = pool.mount("main");
+  pool.need_run("mkdir main/below other && mount.daxcow $POOL main/below -o volume=nested");
+  SECTION("nested") {
+    write_file(main + "/below/mapped", pattern(1, 1));
+    const DirtyPage dirty(main + "/below/mapped");
+    pool.end_daemon(SIGTERM);
+  }
+  SECTION("stacked") {
+    write_file(main + "/mapped", pattern(1, 1));
+    std::optional<DirtyPage> dirty(std::in_place, main + "/mapped");
+    dirty.reset();
+    pool.need_run("mount.daxcow $POOL main -o volume=upper");
+    pool.end_daemon(SIGTERM);
+  }
+  SECTION("below a filesystem of others") {
+    REQUIRE(::mount("tmpfs", (main + "/below").c_str(), "tmpfs", 0, "size=1M") == 0);
+    write_file(main + "/below/theirs", "theirs");
+    const FileDescriptor theirs = need_open(main + "/below/theirs", O_RDONLY);
+    pool.end_daemon(SIGTERM);  // it goes with the mount that it is on, as ever
+    char byte;
+    CHECK(::pread(theirs.get(), &byte, 1, 0) == 1);
+  }
+  CHECK_FALSE(is_mounted(main));
+  CHECK(last_shutdown(pool) == "clean");
+  pool.mount("main");
+  pool.mount("nested");
+  for (const std::string& path : {main + "/mapped", pool.path("nested/mapped")})
+    if (fs::exists(path)) CHECK(read_range(path, 0, 1 << 20) == std::string(4096, 'm'));
+  pool.check_clean();
+}
+
+TEST_CASE("SIGTERM does not wait for a scrub, nor a daemon without mounts for those who wait for events") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main");
+  write_file(main + "/file", pattern(1, 1024));
+  SECTION("a scrub") {
+    pool.need_run("daxcow scrub --rate 64K main >scrubbed 2>&1 & sleep 0.5");
+    pool.end_daemon(SIGTERM);
+  }
+  SECTION("followers") {
+    pool.need_run("for i in 1 2 3 4; do daxcow events --follow main >followed.$i 2>&1 & sleep 0.13; done");
+    pool.unmount_all();
+  }
+  CHECK(last_shutdown(pool) == "clean");
   pool.check_clean();
 }
 

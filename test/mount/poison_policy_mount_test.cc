@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/emulated_badblocks.h"
 #include "engine/poison_policy.h"
 #include "engine/types.h"
 #include "test/mount/mount_fixture.h"
@@ -83,6 +84,38 @@ TEST_CASE("A policy for lost data holds for what is below a directory, and the n
   pool.settle();
   CHECK(wait_until([&] { return pool.nothing_is_bad(); }));
   pool.check_clean();
+}
+
+TEST_CASE("A write next to a bad sector that nobody knew of takes the good ones along") {
+  if (skipped_without_mounts()) return;
+  const bool zero = GENERATE(false, true);
+  MountedPool pool;
+  const std::string main = pool.mount("main", "no_rescue");
+  std::string content = pattern(4, kBlocks);
+  write_file(main + "/file", content);
+  if (zero) set_policy(main + "/file", "zero");
+  drop_pages(main + "/file");
+  const std::uint64_t sector = pool.pool_offset(main + "/file", kBadOffset) / kSectorBytes + 7;
+  REQUIRE(emulated_device::inject(pool.pool(), sector, 1, false));
+  const std::string bytes(kSectorBytes, 'n');
+  const auto put = ::pwrite(need_open(main + "/file", O_WRONLY | O_DIRECT).get(), bytes.data(), bytes.size(), kBadOffset);
+  pool.settle();
+  drop_pages(main + "/file");
+  if (zero) {
+    CHECK(put == static_cast<ssize_t>(kSectorBytes));
+    content.replace(kBadOffset, kSectorBytes, bytes).replace(kBadOffset + 7 * kSectorBytes, kSectorBytes, kSectorBytes, '\0');
+    CHECK(read_range(main + "/file", 0, 1 << 20) == content);
+  } else {
+    CHECK(put < 0);
+    CHECK(errno == EIO);
+    const FileDescriptor file = need_open(main + "/file", O_RDONLY | O_DIRECT);
+    for (std::uint64_t at = 0; at < kBlockBytes; at += kSectorBytes) {
+      char found[kSectorBytes];
+      const bool lost = at == 7 * kSectorBytes;
+      CHECK(::pread(file.get(), found, sizeof found, static_cast<off_t>(kBadOffset + at)) == (lost ? -1 : ssize_t{sizeof found}));
+      if (!lost) CHECK(std::string(found, sizeof found) == content.substr(kBadOffset + at, sizeof found));
+    }
+  }
 }
 
 TEST_CASE("A page that was read as zeros is never taken for what was lost") {

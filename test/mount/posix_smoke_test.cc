@@ -484,6 +484,15 @@ TEST_CASE("Set-id bits and hidden names: what the unprivileged may not keep and 
   REQUIRE(::chmod(path.c_str(), 06777) == 0);
   REQUIRE(::chown(path.c_str(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0);
   CHECK(mode() == 0777);
+  // That chown is for the owner.
+  REQUIRE(::chmod(path.c_str(), 06755) == 0);
+  Child stranger([&] {
+    const FileDescriptor file(::open(path.c_str(), O_RDONLY));
+    if (::setgroups(0, nullptr) != 0 || ::setgid(65534) != 0 || ::setuid(65534) != 0) return 1;
+    return ::fchown(file.get(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0 ? 0 : errno;
+  });
+  CHECK(stranger.wait() == EPERM);
+  CHECK(mode() == 06755);
 
   // Without group-execute, S_ISGID stays for members of the group and goes for others; S_ISUID goes always.
   for (const gid_t group : {0, 65534}) {
@@ -529,6 +538,21 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   drop_pages(main + "/file");
   CHECK(read_range(main + "/file", 0, 10).size() == 10);
   for (const char* name : {"/directory", "/link", "/file"}) CHECK(status_of(main + name).st_atim.tv_sec > 1000);
+  set_old(main + "/file");
+  drop_pages(main + "/file");
+  char byte;
+  CHECK(::pread(need_open(main + "/file", O_RDONLY | O_NOATIME).get(), &byte, 1, 0) == 1);
+  CHECK(status_of(main + "/file").st_atim.tv_sec == 1000);
+  REQUIRE(::utimensat(AT_FDCWD, (main + "/file").c_str(), nullptr, 0) == 0);
+  CHECK(status_of(main + "/file").st_atim.tv_nsec == status_of(main + "/file").st_mtim.tv_nsec);
+  pool.need_run("mount.daxcow $POOL main -o remount,noatime");
+  for (const char* name : {"/directory", "/link", "/file"}) set_old(main + name);
+  CHECK(names_in(main + "/directory").empty());
+  CHECK(fs::read_symlink(main + "/link") == "target");
+  drop_pages(main + "/file");
+  CHECK(read_range(main + "/file", 0, 10).size() == 10);
+  for (const char* name : {"/directory", "/link", "/file"}) CHECK(status_of(main + name).st_atim.tv_sec == 1000);
+  pool.need_run("mount.daxcow $POOL main -o remount,atime && ! grep -q ' '$PWD/main' .*noatime' /proc/mounts");
 
   for (const int mode : {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE}) {
     const FileDescriptor file = need_open(main + "/file", O_RDWR);
@@ -562,6 +586,61 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   stop = true;
   looker.join();
   CHECK(stale == 0);
+  pool.check_clean();
+}
+
+TEST_CASE("A write that is larger than what is left writes as much as there is room for") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool(32ull << 20);
+  const std::string main = pool.mount("main");
+  const int direct = GENERATE(0, O_DIRECT);
+  FileDescriptor file = need_open(main + "/file", O_RDWR | O_CREAT | direct);
+  constexpr std::size_t kBytes = 3 << 20;
+  void* const bytes = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(bytes != MAP_FAILED);
+  std::memset(bytes, 'x', kBytes);
+  std::uint64_t written = 0;
+  ssize_t count = 0, last = 0;
+  while ((count = ::write(file.get(), bytes, kBytes)) > 0) {
+    written += static_cast<std::uint64_t>(count);
+    last = count;
+  }
+  CHECK(errno == ENOSPC);
+  CHECK(static_cast<std::uint64_t>(status_of(main + "/file").st_size) == written);
+  struct statvfs left;
+  REQUIRE(::statvfs(main.c_str(), &left) == 0);
+  // (Of direct I/O the kernel would make EIO of less than a whole request.)
+  CHECK(left.f_bavail < (direct == 0 ? 1 : 256));
+  CHECK((direct != 0 || last < static_cast<ssize_t>(kBytes)));
+  for (std::uint64_t offset = 0; offset < written; offset += kBytes) {
+    const std::string content = read_range(main + "/file", offset, kBytes);
+    CHECK(content == std::string(std::min<std::uint64_t>(kBytes, written - offset), 'x'));
+  }
+  ::munmap(bytes, kBytes);
+  file.reset();
+  pool.check_clean();
+}
+
+TEST_CASE("A mount without access lists takes none; one with a write-back cache knows what it has not written yet") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main", "noacl,writeback_cache");
+  write_file(main + "/file", pattern(1, 1));
+  REQUIRE(::chmod((main + "/file").c_str(), 0600) == 0);
+  // Version 2; u::rw, u:1234:rw, g::-, m::rw, o::-.
+  constexpr std::uint32_t kNobody = ~0u;
+  const std::uint32_t list[] = {2, 0x60001, kNobody, 0x60002, 1234, 0x4, kNobody, 0x60010, kNobody, 0x20, kNobody};
+  CHECK(::setxattr((main + "/file").c_str(), "system.posix_acl_access", list, sizeof list, 0) < 0);
+  CHECK(errno == EOPNOTSUPP);
+  CHECK(::setxattr(main.c_str(), "system.posix_acl_default", list, sizeof list, 0) < 0);
+  CHECK(errno == EOPNOTSUPP);
+  CHECK((status_of(main + "/file").st_mode & 07777) == 0600);
+  FileDescriptor growing = need_open(main + "/growing", O_RDWR | O_CREAT);
+  const std::string content = pattern(2, 50);
+  REQUIRE(::write(growing.get(), content.data(), content.size()) == static_cast<ssize_t>(content.size()));
+  pool.need_run("cp main/growing main/copy && cmp main/growing main/copy");
+  CHECK(read_range(main + "/copy", 0, 1 << 20) == content);
+  growing.reset();
   pool.check_clean();
 }
 
