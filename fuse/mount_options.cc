@@ -196,7 +196,7 @@ const char* mount_options_help() {
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"
          "  max_write=SIZE      largest write request (1M)\n"
-         "  nosuid, nodev, noexec, sync, dirsync, nodiratime, relatime, nosymfollow: as for every mount\n"
+         "  nosuid, nodev, noexec, sync, dirsync, relatime, nosymfollow: as for every mount\n"
          "  remount             change ro, nosuid, nodev, noexec, noatime and the like of a mount\n"
          "Options of the whole pool, of its first mount only:\n"
          "  cache=SIZE          memory for metadata (256M)\n"
