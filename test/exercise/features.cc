@@ -87,7 +87,9 @@ Features probe(const std::string& directory) {
   features.zero_range = fallocate(descriptor, FALLOC_FL_ZERO_RANGE, 0, kBytes) == 0;
   features.sparse = lseek(descriptor, 0, SEEK_HOLE) >= 0;
   if (ftruncate(descriptor, 0) != 0 || pwrite(descriptor, "x", 1, 0) != 1) fail_call("writing");
-  features.late_writes = features.sparse && lseek(descriptor, 0, SEEK_DATA) != 0;
+  struct stat written {};
+  if (fstat(descriptor, &written) != 0) fail_call("fstat");
+  features.late_writes = features.sparse && (written.st_blocks == 0 || lseek(descriptor, 0, SEEK_DATA) != 0);
   if (ftruncate(descriptor, kBytes) != 0) fail_call("ftruncate");
   off_t from = 0, to = kBytes;
   features.copy = copy_file_range(descriptor, &from, descriptor, &to, 4096, 0) == 4096;

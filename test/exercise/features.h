@@ -13,7 +13,7 @@ struct Features {
   bool mapped_times = true;    // a store through a mapping changes the times of the file
   bool allocate_times = true;  // so does fallocate, whatever it does
   bool fuse = false;
-  bool late_writes = false;  // SEEK_DATA does not see what was written until it is synced: FUSE with writeback_cache
+  bool late_writes = false;  // st_blocks does not count what was written until it is synced: FUSE with writeback_cache
   bool daxcow = false;
   bool exact_blocks = false;  // it allocates what it is told to, and nothing else
   std::string pool;         // if it is daxcow

@@ -621,7 +621,7 @@ TEST_CASE("A write that is larger than what is left writes as much as there is r
   pool.check_clean();
 }
 
-TEST_CASE("A mount without access lists takes none; one with a write-back cache knows what it has not written yet") {
+TEST_CASE("A mount without access lists takes none, and a write-back cache hides no data") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
   const std::string main = pool.mount("main", "noacl,writeback_cache");
