@@ -192,6 +192,7 @@ void Poison::pass() {
   const auto repeated = std::ranges::unique(copies, {}, place_of_copy);
   copies.erase(repeated.begin(), repeated.end());
   for (const BadCopy& copy : copies) mend_copy(copy);
+  store_.forget_bad_copies(copies);  // looking at one that is lost finds it again
   if (!store_.read_only()) {
     const LockGuard guard(store_.mutex);
     store_.renew_spare_chunk();

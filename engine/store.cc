@@ -444,6 +444,11 @@ std::vector<BadCopy> Store::take_bad_copies() {
   return std::exchange(bad_copies_, {});
 }
 
+void Store::forget_bad_copies(const std::vector<BadCopy>& copies) {
+  const LockGuard guard(suspects_mutex_);
+  std::erase_if(bad_copies_, [&](const BadCopy& copy) { return std::ranges::find(copies, copy) != copies.end(); });
+}
+
 void Store::set_wake(std::function<void()> wake) {
   const LockGuard guard(suspects_mutex_);
   wake_ = std::move(wake);

@@ -150,6 +150,7 @@ class Store {
   void quarantined(BlockRun run);  // freed while in the ledger: to be cleared
   std::vector<BlockRun> take_suspects();
   std::vector<BadCopy> take_bad_copies();
+  void forget_bad_copies(const std::vector<BadCopy>& copies);
   void set_wake(std::function<void()> wake);
 
  private:
