@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "engine/check.h"
+#include "engine/ledger.h"
 
 namespace daxcow {
 
@@ -123,7 +124,7 @@ std::uint8_t unreadable_sectors(Medium& medium, BlockNumber block) {
     std::byte content[kSectorBytes];
     if (!medium.read(byte_offset(block) + sector * kSectorBytes, content)) bad |= static_cast<std::uint8_t>(1u << sector);
   }
-  return bad != 0 ? bad : 0xff;
+  return bad != 0 ? bad : kWholeBlock;
 }
 
 BadRanges parse_badblocks(std::string_view text) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/checksum.h"
+#include "engine/journal.h"
 #include "engine/pool_layout.h"
 #include "engine/references.h"
 
@@ -48,18 +49,14 @@ void check_superblock(Context& context, BlockNumber at, const char* where) {
 enum class RecordState { kValid, kEmpty, kInvalid, kUnreadable };
 
 RecordState read_record(Context& context, BlockNumber area, std::uint64_t& sequence) {
-  // Whole blocks, as the journal itself reads them.
-  std::vector<std::byte> record(kBlockBytes);
-  if (!context.medium.read(byte_offset(area), record)) return RecordState::kUnreadable;
+  const auto record = read_journal_area(context.medium, area);
+  if (!record) return RecordState::kUnreadable;
   JournalHeader header;
-  std::memcpy(&header, record.data(), sizeof header);
+  std::memcpy(&header, record->data(), sizeof header);
   static constexpr JournalHeader kEmptyHeader{};
   if (std::memcmp(&header, &kEmptyHeader, sizeof header) == 0) return RecordState::kEmpty;
-  if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
-    return RecordState::kInvalid;
-  record.resize(blocks_for(sizeof header + header.payload_bytes) * kBlockBytes);
-  if (!context.medium.read(byte_offset(area), record)) return RecordState::kUnreadable;
-  const auto payload = std::span<const std::byte>(record).subspan(sizeof header, header.payload_bytes);
+  const auto payload = std::span(*record).subspan(sizeof header);
+  if (header.magic != format::kJournalMagic || header.payload_bytes != payload.size()) return RecordState::kInvalid;
   sequence = header.sequence;
   return journal_crc(journal_seed(context.superblock), header, payload) == header.check ? RecordState::kValid
                                                                                         : RecordState::kInvalid;

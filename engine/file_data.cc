@@ -74,27 +74,17 @@ namespace {
 
 // Replaces the last block by one that has `content`.
 Result<> replace_tail(State& state, InodeState& held, const Segment& tail, const Block& content) {
-  for (std::uint64_t bad_places = 0;;) {
-    auto reservation = TRY(state.store.reserve(tail.entry.block(), 1));
-    const BlockNumber block = reservation.run().first;
-    auto stored = state.store.medium().store(byte_offset(block), content.bytes);
-    if (!stored && stored.error().code == ErrorCode::kPoisoned && ++bad_places != Store::kBadPlaces) {
-      state.store.ledger().set(block, kWholeBlock);  // not handed out again
-      state.store.suspect({block, 1});
-      continue;
-    }
-    TRY(stored);
-    TRY(state.store.medium().drain());
-    TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, tail.range))) return Step::kAgain;
-      InodeRecord* record = TRY(state.table.edit(transaction, held.number));
-      TRY(assign(transaction, edit_data_fork(*record, LeafKind::kData), tail.range, block, false, state.services.graveyard));
-      return Step::kDone;
-    }));
-    reservation.keep();
-    held.exclusive.forget();
-    return {};
-  }
+  auto reservation = TRY(state.store.reserve_and_store(tail.entry.block(), content));
+  TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+    if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, tail.range))) return Step::kAgain;
+    InodeRecord* record = TRY(state.table.edit(transaction, held.number));
+    TRY(assign(transaction, edit_data_fork(*record, LeafKind::kData), tail.range, reservation.run().first, false,
+               state.services.graveyard));
+    return Step::kDone;
+  }));
+  reservation.keep();
+  held.exclusive.forget();
+  return {};
 }
 
 }  // namespace

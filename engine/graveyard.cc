@@ -18,11 +18,14 @@ Result<std::uint64_t> PoolGraveyard::entry_count(const InodeRecord& inode) const
   return inode.size_bytes;
 }
 
+Result<std::uint64_t*> PoolGraveyard::edit_entry(Transaction& transaction, ForkEdit fork, std::uint64_t index) {
+  return &TRY(edit_leaf(transaction, fork, FileBlock(index / kMapFanout), *this))->as<format::MapNode>()[index % kMapFanout];
+}
+
 Result<> PoolGraveyard::bury(Transaction& transaction, MapEntry entry, std::uint8_t log512) {
   InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
   const std::uint64_t index = TRY(entry_count(*inode));
-  Block* block = TRY(edit_leaf(transaction, edit_data_fork(*inode, LeafKind::kGraveyard), FileBlock(index / kMapFanout), *this));
-  block->as<format::MapNode>()[index % kMapFanout] = entry.plain().with_level(log512).raw;
+  *TRY(edit_entry(transaction, edit_data_fork(*inode, LeafKind::kGraveyard), index)) = entry.plain().with_level(log512).raw;
   inode->size_bytes = index + 1;
   return {};
 }
@@ -68,10 +71,10 @@ Result<> PoolGraveyard::set_aside(std::uint64_t index, std::uint64_t entry) {
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     const ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
     if (TRY(entry_count(*inode)) <= index || index < stuck_) return Step::kDone;
-    std::uint64_t& from = TRY(edit_leaf(transaction, fork, FileBlock(index / kMapFanout), *this))->as<format::MapNode>()[index % kMapFanout];
-    std::uint64_t& to = TRY(edit_leaf(transaction, fork, FileBlock(stuck_ / kMapFanout), *this))->as<format::MapNode>()[stuck_ % kMapFanout];
-    if (from != entry) return Step::kDone;  // another thread was here first
-    std::swap(from, to);
+    std::uint64_t* from = TRY(edit_entry(transaction, fork, index));
+    std::uint64_t* to = TRY(edit_entry(transaction, fork, stuck_));
+    if (*from != entry) return Step::kDone;  // another thread was here first
+    std::swap(*from, *to);
     transaction.on_commit([this] { ++stuck_; });
     return Step::kDone;
   });

@@ -30,6 +30,7 @@ class PoolGraveyard final : public Graveyard {
  private:
   Result<> bury_children(Transaction& transaction, MapEntry entry, std::uint8_t log512);
   Result<std::uint64_t> entry_count(const format::InodeRecord& inode) const;
+  Result<std::uint64_t*> edit_entry(Transaction& transaction, ForkEdit fork, std::uint64_t index);
   // Swaps an entry with the lowest that is not known to be stuck: what is lost in both copies must not keep the rest.
   Result<> set_aside(std::uint64_t index, std::uint64_t entry);
 

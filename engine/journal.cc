@@ -21,21 +21,27 @@ Journal::Journal(Medium& medium, BlockNumber first, std::uint64_t seed) : medium
   buffer_.reserve(64 * 1024);
 }
 
-// A whole record that verifies, header first. Blocks are read as wholes: of one with a bad sector the other sectors could
-// be read, but not stored to (commit, discard), so that what is in them may be of long ago.
+Result<std::vector<std::byte>> read_journal_area(Medium& medium, BlockNumber area) {
+  std::vector<std::byte> content(kBlockBytes);
+  TRY(medium.read(byte_offset(area), content));
+  JournalHeader header;
+  std::memcpy(&header, content.data(), sizeof header);
+  std::uint64_t bytes = sizeof header;
+  if (header.magic == format::kJournalMagic && header.payload_bytes <= format::kJournalPayloadBytes) bytes += header.payload_bytes;
+  content.resize(blocks_for(bytes) * kBlockBytes);
+  if (content.size() > kBlockBytes) TRY(medium.read(byte_offset(area + 1), std::span(content).subspan(kBlockBytes)));
+  content.resize(bytes);
+  return content;
+}
+
+// A whole record that verifies, header first.
 Result<std::vector<std::byte>> Journal::read_record(bool mirror) {
-  std::vector<std::byte> record(kBlockBytes);
-  TRY(medium_.read(area_offset(mirror), record));
+  auto record = TRY(read_journal_area(medium_, area(mirror)));
   JournalHeader header;
   std::memcpy(&header, record.data(), sizeof header);
-  if (header.magic != format::kJournalMagic || header.payload_bytes > format::kJournalPayloadBytes)
-    return fail(ErrorCode::kDamaged);
-  const std::uint64_t bytes = sizeof header + header.payload_bytes;
-  record.resize(blocks_for(bytes) * kBlockBytes);
-  TRY(medium_.read(area_offset(mirror), record));
-  record.resize(bytes);
-  if (std::memcmp(&header, record.data(), sizeof header) != 0 ||
-      header.check != journal_crc(seed_, header, std::span(record).subspan(sizeof header)))
+  const auto payload = std::span(record).subspan(sizeof header);
+  if (header.magic != format::kJournalMagic || header.payload_bytes != payload.size() ||
+      header.check != journal_crc(seed_, header, payload))
     return fail(ErrorCode::kDamaged);
   return record;
 }
@@ -138,7 +144,7 @@ Result<> Journal::commit(std::span<const JournalChange> changes) {
 }
 
 Result<> Journal::discard() {
-  // A copy that cannot be stored to cannot be read either (see read_record).
+  // A copy that cannot be stored to cannot be read either (see read_journal_area).
   for (const bool mirror : {false, true}) (void)medium_.store_zeros(area_offset(mirror), kLineBytes);
   buffer_.clear();
   return medium_.drain();

@@ -29,6 +29,11 @@ struct JournalChange {
   const std::byte* content = nullptr;  // of the whole block
 };
 
+// What the medium has in an area of the journal: a header and as many bytes as it says, or the header alone if it cannot be
+// one. Not verified. Blocks are read as wholes: of one with a bad sector the other sectors could be read, but not stored
+// to (commit, discard), so that what is in them may be of long ago.
+Result<std::vector<std::byte>> read_journal_area(Medium& medium, BlockNumber area);
+
 class Journal {
  public:
   // `first`: the record area; its mirror follows. `seed`: see journal_seed() in checksum.h.
@@ -71,7 +76,8 @@ class Journal {
   BlockNumber first() const { return first_; }
 
  private:
-  std::uint64_t area_offset(bool mirror) const { return byte_offset(mirror ? first_ + format::kMirrorBlocks : first_); }
+  BlockNumber area(bool mirror) const { return mirror ? first_ + format::kMirrorBlocks : first_; }
+  std::uint64_t area_offset(bool mirror) const { return byte_offset(area(mirror)); }
   Result<std::vector<std::byte>> read_record(bool mirror);
 
   Medium& medium_;

@@ -32,7 +32,7 @@ enum class Copy { kPrimary, kMirror };
 struct BadCopy {
   BlockNumber block;  // the primary's number, whichever copy is bad
   Copy copy;
-  friend constexpr bool operator==(const BadCopy&, const BadCopy&) = default;
+  friend constexpr auto operator<=>(const BadCopy&, const BadCopy&) = default;
 };
 
 class Metadata final : public BlockReader {

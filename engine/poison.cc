@@ -186,17 +186,12 @@ void Poison::pass() {
 
   attend_to(attend);
   look_at_pending();
-  // Kept for the time when the pool can be written to: headers are read at open only.
-  std::vector<BadCopy> copies = store_.read_only() ? std::vector<BadCopy>() : store_.take_bad_copies();
-  std::ranges::sort(copies, {}, place_of_copy);
-  const auto repeated = std::ranges::unique(copies, {}, place_of_copy);
-  copies.erase(repeated.begin(), repeated.end());
+  if (store_.read_only()) return;  // bad copies are kept for the time when they can be mended: headers are read at open only
+  const std::set<BadCopy> copies = store_.bad_copies();
   for (const BadCopy& copy : copies) mend_copy(copy);
-  store_.forget_bad_copies(copies);  // looking at one that is lost finds it again
-  if (!store_.read_only()) {
-    const LockGuard guard(store_.mutex);
-    store_.renew_spare_chunk();
-  }
+  store_.forget_bad_copies(copies);
+  const LockGuard guard(store_.mutex);
+  store_.renew_spare_chunk();
 }
 
 // The unreadable among the suspects; those that were seen to before (they have lost their last reference, say) go to

@@ -77,17 +77,9 @@ Result<> exchange_reference(Transaction& transaction, Place place, BlockNumber f
 }  // namespace
 
 Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& content) {
-  for (std::uint64_t moved = 0, bad_places = 0;;) {
-    auto reservation = TRY(store.reserve(from, 1));
+  for (std::uint64_t moved = 0;;) {
+    auto reservation = TRY(store.reserve_and_store(from, content));
     const BlockNumber to = reservation.run().first;
-    if (const auto stored = store.medium().store(byte_offset(to), content.bytes); !stored) {
-      if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == Store::kBadPlaces)
-        return std::unexpected(stored.error());
-      store.ledger().set(to, kWholeBlock);
-      store.suspect({to, 1});
-      continue;
-    }
-    TRY(store.medium().drain());
     std::size_t count = 0;
     TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       const std::vector<Place> places = TRY(some_places(transaction, from));

@@ -332,6 +332,21 @@ Store::Reservation::~Reservation() {
   if (store_ != nullptr && run_.count != 0) store_->release_data(run_);
 }
 
+Result<Store::Reservation> Store::reserve_and_store(BlockNumber goal, const Block& content) {
+  for (std::uint64_t bad_places = 0;;) {
+    auto reservation = TRY(reserve(goal, 1));
+    const BlockNumber block = reservation.run().first;
+    const auto stored = medium().store(byte_offset(block), content.bytes);
+    if (stored) {
+      TRY(medium().drain());
+      return reservation;
+    }
+    if (stored.error().code != ErrorCode::kPoisoned || ++bad_places == kBadPlaces) return std::unexpected(stored.error());
+    ledger_.set(block, kWholeBlock);  // not handed out again
+    suspect({block, 1});
+  }
+}
+
 Result<Store::Reservation> Store::reserve(BlockNumber goal, std::uint64_t wanted) {
   while (true) {
     BlockRun run = space_.allocate(goal, wanted);
@@ -413,12 +428,16 @@ bool Store::is_retired(BlockNumber block) const {
 
 // --- what the poison thread should look at -----------------------------------------------------------------------------
 
-template <class T>
-void Store::add_and_wake(std::vector<T> Store::*list, const T& item) {
+// Nobody is woken for what is there already.
+template <class Container>
+void Store::add_and_wake(Container Store::*list, const typename Container::value_type& item) {
   std::function<void()> wake;
   {
     const LockGuard guard(suspects_mutex_);
-    (this->*list).push_back(item);
+    Container& items = this->*list;
+    const std::size_t before = items.size();
+    items.insert(items.end(), item);
+    if (items.size() == before) return;
     wake = wake_;
   }
   if (wake) wake();
@@ -426,27 +445,21 @@ void Store::add_and_wake(std::vector<T> Store::*list, const T& item) {
 
 void Store::suspect(BlockRun run) { add_and_wake(&Store::suspects_, run); }
 void Store::quarantined(BlockRun run) { suspect(run); }
-void Store::bad_copy(BadCopy copy) {
-  {
-    const LockGuard guard(suspects_mutex_);
-    if (std::ranges::find(bad_copies_, copy) != bad_copies_.end()) return;  // found again before anything was done about it
-  }
-  add_and_wake(&Store::bad_copies_, copy);
-}
+void Store::bad_copy(BadCopy copy) { add_and_wake(&Store::bad_copies_, copy); }
 
 std::vector<BlockRun> Store::take_suspects() {
   const LockGuard guard(suspects_mutex_);
   return std::exchange(suspects_, {});
 }
 
-std::vector<BadCopy> Store::take_bad_copies() {
+std::set<BadCopy> Store::bad_copies() {
   const LockGuard guard(suspects_mutex_);
-  return std::exchange(bad_copies_, {});
+  return bad_copies_;
 }
 
-void Store::forget_bad_copies(const std::vector<BadCopy>& copies) {
+void Store::forget_bad_copies(const std::set<BadCopy>& copies) {
   const LockGuard guard(suspects_mutex_);
-  std::erase_if(bad_copies_, [&](const BadCopy& copy) { return std::ranges::find(copies, copy) != copies.end(); });
+  for (const BadCopy& copy : copies) bad_copies_.erase(copy);
 }
 
 void Store::set_wake(std::function<void()> wake) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -91,10 +92,13 @@ class Store {
     Store* store_ = nullptr;
     BlockRun run_;
   };
-  // 1..wanted contiguous blocks near `goal`; kNoSpace. Not under the mutex. Who finds that they cannot be stored to asks for
-  // others, at most kBadPlaces times: then it is the device that has failed, not a place.
-  static constexpr std::uint64_t kBadPlaces = 64;
+  // 1..wanted contiguous blocks near `goal`; kNoSpace. Not under the mutex.
   Result<Reservation> reserve(BlockNumber goal, std::uint64_t wanted) EXCLUDES(mutex);
+  // Who finds that they cannot be stored to asks for others, but not more often than this: then it is the device that has
+  // failed, not a place.
+  static constexpr std::uint64_t kBadPlaces = 64;
+  // One block near `goal` with this content, which is durable.
+  Result<Reservation> reserve_and_store(BlockNumber goal, const Block& content) EXCLUDES(mutex);
 
   // True if the whole run can hold data: inside the pool, and no superblock, journal or metadata chunk. Map entries come
   // from images that may be hostile: asked before anything is read from or stored to where they point.
@@ -149,8 +153,9 @@ class Store {
   void bad_copy(BadCopy copy);
   void quarantined(BlockRun run);  // freed while in the ledger: to be cleared
   std::vector<BlockRun> take_suspects();
-  std::vector<BadCopy> take_bad_copies();
-  void forget_bad_copies(const std::vector<BadCopy>& copies);
+  // Those that were seen and not forgotten yet: looking after one may find it bad again, which is no news.
+  std::set<BadCopy> bad_copies();
+  void forget_bad_copies(const std::set<BadCopy>& copies);
   void set_wake(std::function<void()> wake);
 
  private:
@@ -164,8 +169,8 @@ class Store {
   Result<bool> try_add_chunk(TransactionClass transaction_class) REQUIRES(mutex);
   void take_spare_chunk();
   // For one of the two lists below.
-  template <class T>
-  void add_and_wake(std::vector<T> Store::*list, const T& item) EXCLUDES(suspects_mutex_);
+  template <class Container>
+  void add_and_wake(Container Store::*list, const typename Container::value_type& item) EXCLUDES(suspects_mutex_);
   void retire(std::vector<BlockRun> data, std::vector<BlockNumber> metadata) REQUIRES(mutex);
 
   std::unique_ptr<Medium> medium_;
@@ -194,7 +199,7 @@ class Store {
 
   mutable Mutex suspects_mutex_;
   std::vector<BlockRun> suspects_ GUARDED_BY(suspects_mutex_);
-  std::vector<BadCopy> bad_copies_ GUARDED_BY(suspects_mutex_);
+  std::set<BadCopy> bad_copies_ GUARDED_BY(suspects_mutex_);
   std::function<void()> wake_ GUARDED_BY(suspects_mutex_);
 };
 

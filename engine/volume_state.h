@@ -96,9 +96,7 @@ struct Volume::State {
     auto done = attempt();
     bool waits = services.bring_back_space != nullptr;
     for (int i = 0; waits && i < kMaximumTries && !done && done.error().code == ErrorCode::kNoSpace; ++i) {
-      const bool more = services.bring_back_space();
-      waits = more || (i < kTriesForOrphans && has_orphans());
-      if (waits) sleep_thread(std::chrono::milliseconds(more ? 1 : 5));
+      waits = wait_for_space(i < kTriesForOrphans, std::chrono::milliseconds(5));
       done = attempt();  // also if there was nothing to do: the background may have done it since the last time
     }
     return done;
@@ -107,10 +105,16 @@ struct Volume::State {
   // returned that nobody uses the file.
   void wait_for_deletions() {
     constexpr int kMaximumTries = 20, kTriesForOrphans = 3;
-    for (int i = 0; services.bring_back_space != nullptr && i < kMaximumTries; ++i) {
-      if (!services.bring_back_space() && (i >= kTriesForOrphans || !has_orphans())) return;
-      sleep_thread(std::chrono::milliseconds(1));
-    }
+    for (int i = 0; services.bring_back_space != nullptr && i < kMaximumTries; ++i)
+      if (!wait_for_space(i < kTriesForOrphans, std::chrono::milliseconds(1))) return;
+  }
+  // Brings back what is on its way, and waits a moment if more may come; with `for_orphans` also from files that the kernel
+  // may let go of.
+  bool wait_for_space(bool for_orphans, std::chrono::milliseconds pause) {
+    const bool more = services.bring_back_space();
+    if (!more && !(for_orphans && has_orphans())) return false;
+    sleep_thread(more ? std::chrono::milliseconds(1) : pause);
+    return true;
   }
   bool has_orphans() {
     const LockGuard guard(store.mutex);

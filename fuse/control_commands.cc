@@ -39,15 +39,19 @@ struct OpenFile {
   Attributes attributes;
 };
 
+// Does what cannot be done while somebody else has the volume: waits for one who is letting go of it.
+Result<> alone_with(const Command& command, const std::string& name, FunctionRef<Result<>()> attempt) {
+  return command.mounted != nullptr ? when_free(*command.mounted, name, attempt) : attempt();
+}
+
 Result<std::shared_ptr<Volume>> find_volume(const Command& command, const std::string& name, bool read_only) {
   std::shared_ptr<Volume> volume;
-  const auto attempt = [&]() -> Result<> {
+  // Between the two it may have been mounted, and unmounted; or another command is using it.
+  TRY(alone_with(command, name, [&]() -> Result<> {
     if (command.mounted != nullptr) volume = command.mounted->find(name);
     if (volume == nullptr) volume = TRY(command.pool.mount(name, read_only));
     return {};
-  };
-  // Between the two it may have been mounted, and unmounted; or another command is using it.
-  TRY(command.mounted != nullptr ? when_free(*command.mounted, name, attempt) : attempt());
+  }));
   return volume;
 }
 
@@ -75,11 +79,6 @@ Result<json> volume_list(const Command& command) {
 Result<json> volume_create(const Command& command) {
   const VolumeNumber made = TRY(command.pool.create_volume(command.text("name")));
   return json{{"number", made.value}};
-}
-
-// Does what needs the volume for itself.
-Result<> alone_with(const Command& command, const std::string& name, FunctionRef<Result<>()> attempt) {
-  return command.mounted != nullptr ? when_free(*command.mounted, name, attempt) : attempt();
 }
 
 Result<json> volume_delete(const Command& command) {

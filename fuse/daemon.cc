@@ -6,7 +6,6 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -74,9 +73,8 @@ std::optional<std::string> written_mount_point(const Session& session) {
   const auto mount = find_mount(session.device());
   if (!mount || !*mount) return std::nullopt;
   const std::string& mount_point = (*mount)->mount_point;
-  const FileDescriptor root(::open(mount_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  struct stat status;
-  if (!root || ::fstat(root.get(), &status) != 0 || status.st_dev != session.device()) return std::nullopt;
+  const FileDescriptor root = session.open_root(mount_point);
+  if (!root) return std::nullopt;
   if (::syncfs(root.get()) != 0)
     spdlog::error("what was changed on {} cannot be written: {}", mount_point, std::strerror(errno));
   return mount_point;
@@ -140,18 +138,19 @@ class Daemon::Conversation {
   // A request that the daemon does not wait for when it ends.
   class Uncounted {
    public:
-    explicit Uncounted(Daemon& daemon) : daemon_(&daemon) { add(-1); }
-    Uncounted(Uncounted&& other) noexcept : daemon_(std::exchange(other.daemon_, nullptr)) {}
-    ~Uncounted() {
-      if (daemon_ != nullptr) add(1);
+    explicit Uncounted(Daemon& daemon) : daemon_(daemon) {
+      const std::lock_guard lock(daemon_.mutex_);
+      --daemon_.running_;
     }
+    ~Uncounted() {
+      const std::lock_guard lock(daemon_.mutex_);
+      ++daemon_.running_;
+    }
+    Uncounted(const Uncounted&) = delete;
+    Uncounted& operator=(const Uncounted&) = delete;
 
    private:
-    void add(int count) {
-      const std::lock_guard lock(daemon_->mutex_);
-      daemon_->running_ += static_cast<unsigned>(count);
-    }
-    Daemon* daemon_;
+    Daemon& daemon_;
   };
 
  public:
@@ -171,7 +170,8 @@ class Daemon::Conversation {
       if (changes_pool(operation))
         if (const auto begun = daemon_.begin_writing(); !begun) return error_reply(begun.error());
       // Who only waits for events keeps no daemon alive: several of them would be waiting all the time.
-      const std::optional<Uncounted> uncounted = operation == "events" ? std::optional<Uncounted>(daemon_) : std::nullopt;
+      std::optional<Uncounted> uncounted;
+      if (operation == "events") uncounted.emplace(daemon_);
       auto reply = execute(*daemon_.pool_, request, &daemon_, [&](std::uint64_t done, std::uint64_t total) {
         (void)channel_.send(json{{"progress", {{"done", done}, {"total", total}}}}.dump());
       });
@@ -413,7 +413,8 @@ void Daemon::end_sessions() {
     for (const auto& session : sessions_)
       if (session->started()) sessions.push_back(session);
   }
-  // All are written before one goes: with it goes what is mounted below. Then the last first, which may hide others.
+  // All are written before one goes: with it goes what is mounted below, or was moved there. Then the last first, which may
+  // hide others.
   for (const auto& session : sessions) (void)written_mount_point(*session);
   for (const auto& session : std::views::reverse(sessions))
     if (const auto mount_point = written_mount_point(*session)) ::umount2(mount_point->c_str(), MNT_DETACH);

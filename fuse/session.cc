@@ -126,6 +126,13 @@ bool Session::is_connected() const {
   return ::poll(&device, 1, 0) >= 0 && (device.revents & (POLLERR | POLLHUP | POLLNVAL)) == 0;
 }
 
+FileDescriptor Session::open_root(const std::string& path) const {
+  FileDescriptor root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat status;
+  if (root && (::fstat(root.get(), &status) != 0 || status.st_dev != device())) root.reset();
+  return root;
+}
+
 Result<> Session::remount(bool read_only, bool access_time) {
   context_.read_only = read_only;
   context_.access_time = access_time && !read_only;
@@ -140,9 +147,8 @@ std::uint64_t Session::read_cached(InodeNumber inode, std::uint64_t offset, std:
   const std::shared_lock lock(page_mutex_);
   const auto volume = this->volume();
   if (stopping_ || volume == nullptr || !context_.behaviour.rescue) return 0;
-  const FileDescriptor root(::open(directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  struct stat status;
-  if (!root || ::fstat(root.get(), &status) != 0 || status.st_dev != device()) return 0;
+  const FileDescriptor root = open_root(directory());
+  if (!root) return 0;
   const auto attributes = volume->attributes(inode);
   if (!attributes || !S_ISREG(attributes->mode)) return 0;
 

@@ -52,6 +52,9 @@ class Session {
   // Whether the kernel still has the mount.
   bool is_connected() const;
 
+  // Opens this directory, if it is of the mount: nothing else is mounted above it, and it can be reached from here.
+  FileDescriptor open_root(const std::string& path) const;
+
   // The mount's flags change. What is lazy of a mount that may not be written to any more is committed.
   Result<> remount(bool read_only, bool access_time);
 
