@@ -95,6 +95,7 @@ bool InodeStates::forget(InodeNumber inode, std::uint64_t count) {
     return false;
   }
   shard.remembered.erase(it);
+  shard.written.erase(inode.value);
   return true;
 }
 
@@ -110,6 +111,7 @@ std::vector<InodeNumber> InodeStates::forget_all() {
     const LockGuard guard(shard.mutex);
     for (const auto& [inode, kept] : shard.remembered) inodes.push_back(InodeNumber(inode));
     shard.remembered.clear();
+    shard.written.clear();
   }
   return inodes;
 }
@@ -119,7 +121,12 @@ void InodeStates::change_pages(InodeNumber inode, F&& change) {
   Shard& shard = shard_of(inode);
   const LockGuard guard(shard.mutex);
   const auto it = shard.remembered.find(inode.value);
-  if (it != shard.remembered.end()) change(it->second.pages);
+  if (it == shard.remembered.end()) return;
+  PageTrust& pages = it->second.pages;
+  const bool had_writers = pages.writers != 0;
+  change(pages);
+  if (!had_writers && pages.writers != 0) shard.written.insert(inode.value);
+  if (had_writers && pages.writers == 0) shard.written.erase(inode.value);
 }
 
 void InodeStates::open_for_writing(InodeNumber inode) {
@@ -144,6 +151,15 @@ void InodeStates::note_change_behind_pages(InodeNumber inode) {
 
 void InodeStates::note_failed_write(InodeNumber inode) {
   change_pages(inode, [](PageTrust& pages) { pages.write_failed = true; });
+}
+
+std::vector<InodeNumber> InodeStates::open_for_writing() const {
+  std::vector<InodeNumber> inodes;
+  for (const Shard& shard : shards_) {
+    const LockGuard guard(shard.mutex);
+    for (const std::uint64_t inode : shard.written) inodes.push_back(InodeNumber(inode));
+  }
+  return inodes;
 }
 
 std::optional<PageTrust> InodeStates::page_trust(InodeNumber inode) const {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/directory.h"
@@ -92,9 +93,11 @@ class InodeStates {
   void note_change_behind_pages(InodeNumber inode);
   void note_failed_write(InodeNumber inode);
   std::optional<PageTrust> page_trust(InodeNumber inode) const;
+  // Those with writers, at this moment.
+  std::vector<InodeNumber> open_for_writing() const;
 
  private:
-  // Calls `change` with the pages of an inode that the kernel remembers.
+  // Calls `change` with the pages of an inode that the kernel remembers, and keeps `written`.
   template <class F>
   void change_pages(InodeNumber inode, F&& change);
 
@@ -108,6 +111,7 @@ class InodeStates {
     mutable Mutex mutex;
     std::unordered_map<std::uint64_t, std::shared_ptr<InodeState>> states;
     std::unordered_map<std::uint64_t, Remembered> remembered;
+    std::unordered_set<std::uint64_t> written;  // of the remembered, those with writers
   };
   Shard& shard_of(InodeNumber inode) { return shards_[inode.value % kShards]; }
   const Shard& shard_of(InodeNumber inode) const { return shards_[inode.value % kShards]; }

@@ -337,6 +337,7 @@ bool Volume::is_open_for_writing(InodeNumber inode) const {
   const auto pages = state_->inodes.page_trust(inode);
   return pages && pages->writers != 0;
 }
+std::vector<InodeNumber> Volume::files_open_for_writing() const { return state_->inodes.open_for_writing(); }
 void Volume::note_change_behind_pages(InodeNumber inode) { state_->inodes.note_change_behind_pages(inode); }
 void Volume::note_failed_write(InodeNumber inode) { state_->inodes.note_failed_write(inode); }
 

@@ -245,6 +245,7 @@ class Volume : public std::enable_shared_from_this<Volume> {
   void open_for_writing(InodeNumber inode);
   void close_for_writing(InodeNumber inode);
   bool is_open_for_writing(InodeNumber inode) const;
+  std::vector<InodeNumber> files_open_for_writing() const;  // at this moment, in no order
   void note_change_behind_pages(InodeNumber inode);
   void note_failed_write(InodeNumber inode);
 

@@ -37,6 +37,7 @@
 //                                                          now; an emulated one is as its lists say after this
 //   settle                                                 {}       after the poison and reclaim threads have done all
 //   mounts           (a daemon only)                       process, pool, mounts: [MOUNT]
+//   open-for-writing major, minor: of a mount (a daemon only)   files: [[inode, generation]]
 //
 //   FILE        volume (a name) and inode (st_ino) or path (from the volume's root)
 //   VOLUME      number, name, read_only, snapshot, origin, mounted, created: TIME

@@ -75,8 +75,8 @@ std::optional<std::string> written_mount_point(const Session& session) {
   const std::string& mount_point = (*mount)->mount_point;
   const FileDescriptor root = session.open_root(mount_point);
   if (!root) return std::nullopt;
-  if (::syncfs(root.get()) != 0)
-    spdlog::error("what was changed on {} cannot be written: {}", mount_point, std::strerror(errno));
+  if (const auto written = write_back(root.get(), session.files_open_for_writing()); !written)
+    spdlog::error("what was changed on {}: {}", mount_point, written.error().message);
   return mount_point;
 }
 
@@ -167,6 +167,7 @@ class Daemon::Conversation {
       if (operation == "mounted") return start(request);
       if (operation == "remount") return remount(request);
       if (operation == "mounts") return daemon_.mounts();
+      if (operation == "open-for-writing") return daemon_.files_open_for_writing(device_in(request));
       if (changes_pool(operation))
         if (const auto begun = daemon_.begin_writing(); !begun) return error_reply(begun.error());
       // Who only waits for events keeps no daemon alive: several of them would be waiting all the time.
@@ -272,6 +273,20 @@ nlohmann::json Daemon::mounts() {
                     {"read_only", session->read_only()}});
   }
   return {{"process", ::getpid()}, {"pool", options_.pool_path}, {"mounts", std::move(list)}};
+}
+
+nlohmann::json Daemon::files_open_for_writing(dev_t device) {
+  std::vector<std::shared_ptr<Session>> sessions;
+  {
+    std::lock_guard lock(mutex_);
+    sessions = sessions_;
+  }
+  json files = json::array();
+  for (const auto& session : sessions) {
+    if (!session->started() || session->device() != device) continue;
+    for (const auto& [inode, generation] : session->files_open_for_writing()) files.push_back({inode.value, generation});
+  }
+  return {{"files", std::move(files)}};
 }
 
 Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, FileDescriptor device) {

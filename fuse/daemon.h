@@ -67,6 +67,7 @@ class Daemon : public MountedVolumes {
   explicit Daemon(const DaemonOptions& options) : options_(options) {}
   void serve(LineChannel& channel);
   nlohmann::json mounts();
+  nlohmann::json files_open_for_writing(dev_t device);
   Result<std::shared_ptr<Session>> prepare(const nlohmann::json& request, FileDescriptor device);
   Result<> begin_writing();
   Result<> begin_writing(Session& session);

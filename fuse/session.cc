@@ -133,6 +133,15 @@ FileDescriptor Session::open_root(const std::string& path) const {
   return root;
 }
 
+std::vector<MountedInode> Session::files_open_for_writing() const {
+  std::vector<MountedInode> files;
+  const auto volume = this->volume();
+  if (volume == nullptr) return files;
+  for (const InodeNumber inode : volume->files_open_for_writing())
+    if (const auto attributes = volume->attributes(inode)) files.push_back({inode, attributes->generation});
+  return files;
+}
+
 Result<> Session::remount(bool read_only, bool access_time) {
   context_.read_only = read_only;
   context_.access_time = access_time && !read_only;
@@ -152,19 +161,8 @@ std::uint64_t Session::read_cached(InodeNumber inode, std::uint64_t offset, std:
   const auto attributes = volume->attributes(inode);
   if (!attributes || !S_ISREG(attributes->mode)) return 0;
 
-  // The handle that the kernel's FUSE makes of a node: its number, high half first, and its generation.
-  constexpr int kNodeAndGeneration = 0x81;
-  struct {
-    file_handle head;
-    std::uint32_t node_high, node_low, generation;
-  } handle{};
-  handle.head.handle_bytes = 3 * sizeof(std::uint32_t);
-  handle.head.handle_type = kNodeAndGeneration;
-  handle.node_high = static_cast<std::uint32_t>(inode.value >> 32);
-  handle.node_low = static_cast<std::uint32_t>(inode.value);
-  handle.generation = static_cast<std::uint32_t>(attributes->generation);
   context_.page_reader = ::gettid();
-  const FileDescriptor file(::open_by_handle_at(root.get(), &handle.head, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const FileDescriptor file = open_mounted(root.get(), {inode, attributes->generation});
   std::uint64_t bytes = 0;
   if (file) {
     (void)::posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);  // this page and no other

@@ -15,10 +15,12 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "engine/file_descriptor.h"
 #include "engine/result.h"
 #include "engine/volume.h"
+#include "fuse/mounted_files.h"
 #include "fuse/operations.h"
 
 namespace daxcow {
@@ -54,6 +56,9 @@ class Session {
 
   // Opens this directory, if it is of the mount: nothing else is mounted above it, and it can be reached from here.
   FileDescriptor open_root(const std::string& path) const;
+
+  // Whose pages the kernel may have to write yet; empty after finish().
+  std::vector<MountedInode> files_open_for_writing() const;
 
   // The mount's flags change. What is lazy of a mount that may not be written to any more is committed.
   Result<> remount(bool read_only, bool access_time);

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <vector>
 
 #include "engine/file_descriptor.h"
 #include "fuse/mount_table.h"
+#include "fuse/mounted_files.h"
 #include "tools/command_line.h"
 #include "tools/pool_access.h"
 #include "tools/subcommand.h"
@@ -35,6 +37,14 @@ json mounts_of(PoolAccess& access) {
   return reply ? reply->value("mounts", json::array()) : json::array();
 }
 
+std::vector<MountedInode> files_open_for_writing(PoolAccess& access, dev_t device) {
+  std::vector<MountedInode> files;
+  const auto reply = access.call({{"op", "open-for-writing"}, {"major", major(device)}, {"minor", minor(device)}});
+  for (const json& file : reply ? reply->value("files", json::array()) : json::array())
+    files.push_back({InodeNumber(file.at(0).get<std::uint64_t>()), file.at(1).get<std::uint64_t>()});
+  return files;
+}
+
 // Has the kernel write what programs changed through mappings of the volume's files: the daemon cannot see those pages,
 // and must not ask for them itself (it would wait for its own replies).
 void sync_mount(const CommandLine& line, PoolAccess& access, const std::string& volume) {
@@ -46,9 +56,9 @@ void sync_mount(const CommandLine& line, PoolAccess& access, const std::string& 
       const FileDescriptor root(::open(point.c_str(), O_RDONLY | O_CLOEXEC));
       struct ::stat status {};
       if (root && ::fstat(root.get(), &status) == 0 && status.st_dev == device) {
-        if (::syncfs(root.get()) == 0) return;
-        std::cerr << line.program() << ": " << printable(point)
-                  << ": cannot be synced; the snapshot may miss changes of mapped files\n";
+        if (const auto written = write_back(root.get(), files_open_for_writing(access, device)); !written)
+          std::cerr << line.program() << ": " << printable(point) << ": " << written.error().message
+                    << "; the snapshot may miss changes of mapped files\n";
         return;
       }
     }
