@@ -334,6 +334,8 @@ Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level&
     const MapEntry entry{level.entries[i]};
     if (!entry.present()) continue;
     const bool leaf = !entry.is_node();
+    if (!leaf && level.log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+    if (leaf && level.log512 != 0 && kind != LeafKind::kData) return fail(ErrorCode::kDamaged, "an entry is a run of metadata blocks");
     const bool covered = intersect(level.range_of(i), range).count == level.span();
     if (leaf ? what != Unshare::kLeaves : covered && what == Unshare::kEdges) continue;
     const BlockType type = leaf ? format::leaf_block_type(kind) : BlockType::kMapNode;
