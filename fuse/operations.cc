@@ -127,6 +127,17 @@ void forget_attributes(fuse_req_t request, fuse_ino_t node) {
   (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
 }
 
+void announce_names(fuse_req_t request, fuse_ino_t directory) {
+  context(request).told_directories.announce(InodeNumber(directory), fuse_req_ctx(request)->pid,
+                                             [&] { forget_attributes(request, directory); });
+}
+
+Attributes as_told(fuse_req_t request, const Attributes& attributes) {
+  if (!S_ISDIR(attributes.mode)) return attributes;
+  context(request).told_directories.note(attributes.inode, fuse_req_ctx(request)->pid);
+  return volume(request).attributes(attributes.inode).value_or(attributes);
+}
+
 void reply_entry(fuse_req_t request, const Attributes& attributes) {
   volume(request).remember(attributes.inode);
   reply_counted_entry(request, attributes);
@@ -134,7 +145,7 @@ void reply_entry(fuse_req_t request, const Attributes& attributes) {
 
 void reply_counted_entry(fuse_req_t request, const Attributes& attributes) {
   auto& mount = context(request);
-  const auto entry = to_entry(mount, attributes);
+  const auto entry = to_entry(mount, as_told(request, attributes));
   if (fuse_reply_entry(request, &entry) != 0) mount.volume->forget(attributes.inode, 1);
 }
 

@@ -14,6 +14,7 @@
 #include "fuse/library.h"
 #include "fuse/reflink_sources.h"
 #include "fuse/request_worker.h"
+#include "fuse/told_directories.h"
 
 namespace daxcow {
 
@@ -38,6 +39,7 @@ struct MountContext {
   std::atomic<pid_t> page_reader = 0;  // the daemon's own thread that looks for a page; see Session::read_cached()
   ReflinkSources* reflink_sources = nullptr;  // of the daemon
   RequestWorker worker{};
+  ToldDirectories told_directories{};
 };
 
 const fuse_lowlevel_ops& operations();

@@ -120,6 +120,7 @@ void reply_value(fuse_req_t request, std::string_view value, std::size_t size) {
 
 void getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   auto& mount = context(request);
+  mount.told_directories.note(InodeNumber(node), fuse_req_ctx(request)->pid);
   const auto attributes = mount.volume->attributes(InodeNumber(node));
   if (!attributes) return reply_error(request, attributes.error());
   const auto status = to_stat(*attributes);

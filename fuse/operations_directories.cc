@@ -28,14 +28,15 @@ struct ListedName {
 
 // What is known of an entry's inode, which is counted as known to the kernel; without attributes for "." and "..", and
 // for an inode that cannot be read: one damaged inode must not hide a directory. Nothing if the name is gone by now.
-std::optional<fuse_entry_param> look_up_entry(MountContext& mount, InodeNumber directory, const ListedName& listed) {
+std::optional<fuse_entry_param> look_up_entry(fuse_req_t request, InodeNumber directory, const ListedName& listed) {
+  auto& mount = context(request);
   fuse_entry_param plain{};
   plain.attr = name_only(listed.inode, listed.type);
   if (is_dot_or_dot_dot(listed.name)) return plain;
   const auto found = mount.volume->lookup(directory, listed.name);
   if (found) {
     mount.volume->remember(found->inode);
-    return to_entry(mount, *found);
+    return to_entry(mount, as_told(request, *found));
   }
   if (found.error().code == ErrorCode::kNotFound) return std::nullopt;
   return plain;
@@ -85,7 +86,7 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
   std::size_t used = 0;
   std::vector<InodeNumber> counted;
   for (const auto& item : listed) {
-    const auto entry = look_up_entry(mount, directory, item);
+    const auto entry = look_up_entry(request, directory, item);
     if (!entry) continue;
     if (entry->ino != 0) counted.push_back(InodeNumber(entry->ino));
     used += fuse_add_direntry_plus(request, buffer.data() + used, size - used, item.name.c_str(), &*entry,

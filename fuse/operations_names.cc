@@ -56,7 +56,7 @@ void undo_create(Volume& volume, InodeNumber directory, const char* name, const 
 
 void reply_created(fuse_req_t request, fuse_ino_t parent, const Result<Attributes>& created) {
   if (!created) return reply_error(request, created.error());
-  forget_attributes(request, parent);
+  announce_names(request, parent);
   reply_entry(request, *created);
 }
 
@@ -130,7 +130,7 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
   const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
   if (!created) return reply_error(request, created.error());
   auto& mount = context(request);
-  forget_attributes(request, parent);
+  announce_names(request, parent);
   const auto entry = to_entry(mount, *created);
   set_open_reply(request, file);
   mount.volume->remember(created->inode);
@@ -146,13 +146,13 @@ void link(fuse_req_t request, fuse_ino_t node, fuse_ino_t parent, const char* na
 
 void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
   const auto done = volume(request).unlink(InodeNumber(parent), name);
-  forget_attributes(request, parent);
+  announce_names(request, parent);
   reply_done(request, done);
 }
 
 void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
   const auto done = volume(request).remove_directory(InodeNumber(parent), name);
-  forget_attributes(request, parent);
+  announce_names(request, parent);
   reply_done(request, done);
 }
 
@@ -175,7 +175,9 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
   }
   const auto renamed = volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode);
   if (!renamed) return reply_error(request, renamed.error());
-  for (const fuse_ino_t changed : {parent, new_parent, renamed->moved.value, renamed->other.value})
+  announce_names(request, parent);
+  if (new_parent != parent) announce_names(request, new_parent);
+  for (const fuse_ino_t changed : {renamed->moved.value, renamed->other.value})
     if (changed != 0) forget_attributes(request, changed);
   fuse_reply_err(request, 0);
 }
