@@ -96,6 +96,10 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
     const auto bytes = parse_size(*value);
     if (!bytes || *bytes < kBlockBytes || *bytes > (1 << 20)) return bad_value(name, *value, "a size from 4K to 1M");
     behaviour.maximum_write_bytes = static_cast<std::uint32_t>(*bytes);
+  } else if (has_value("read_ahead")) {
+    const auto bytes = parse_size(*value);
+    if (!bytes || *bytes > (64 << 20)) return bad_value(name, *value, "a size up to 64M");
+    options.read_ahead_bytes = *bytes;
   } else if (has_value("cache")) {
     const auto bytes = parse_size(*value);
     if (!bytes || *bytes < (1 << 20)) return bad_value(name, *value, "a size of at least 1M");
@@ -196,6 +200,7 @@ const char* mount_options_help() {
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"
          "  max_write=SIZE      largest write request (1M)\n"
+         "  read_ahead=SIZE     how far the kernel reads ahead, and around faults of mappings (256K)\n"
          "  nosuid, nodev, noexec, sync, dirsync, relatime, nosymfollow: as for every mount\n"
          "  remount             change ro, nosuid, nodev, noexec, noatime and the like of a mount\n"
          "Options of the whole pool, of its first mount only:\n"

@@ -19,6 +19,7 @@ struct MountOptions {
   bool remount = false;
   MountBehaviour behaviour;
   unsigned threads = 4;
+  std::uint64_t read_ahead_bytes = 256 << 10;  // 0: none
   // Of the whole pool; the first mount decides.
   std::uint64_t cache_bytes = 256ull << 20;
   bool relaxed = false;

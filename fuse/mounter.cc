@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 
 #include <cerrno>
+#include <fstream>
 #include <optional>
 #include <thread>
 
@@ -61,11 +62,20 @@ Result<> call_mount(const MountRequest& request, int device) {
   return {};
 }
 
+// The kernel takes 128 KiB for every FUSE mount, and lets the daemon ask for less only. Where sysfs is not to be had it stays so.
+void set_read_ahead(dev_t device, const std::string& directory, std::uint64_t bytes) {
+  struct stat status {};
+  (void)::stat(directory.c_str(), &status);  // answered when the kernel has taken the daemon's reply, which sets it too
+  std::ofstream file(fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device)));
+  file << bytes / 1024;
+}
+
 // Tells the daemon which mount it is to serve.
-Result<> start_session(ControlClient& daemon, const std::string& directory) {
-  const auto mounted = TRY(find_mount(directory));
-  if (!mounted) return fail(ErrorCode::kNotFound, fmt::format("the mount on {} is gone again", directory));
+Result<> start_session(ControlClient& daemon, const MountRequest& request) {
+  const auto mounted = TRY(find_mount(request.directory));
+  if (!mounted) return fail(ErrorCode::kNotFound, fmt::format("the mount on {} is gone again", request.directory));
   TRY(daemon.call({{"op", "mounted"}, {"major", major(mounted->device)}, {"minor", minor(mounted->device)}}));
+  set_read_ahead(mounted->device, request.directory, request.options.read_ahead_bytes);
   return {};
 }
 
@@ -78,7 +88,7 @@ Result<std::optional<Notes>> try_mount(ControlClient& daemon, const MountRequest
     return std::unexpected(prepared.error());
   }
   TRY(call_mount(request, device.get()));
-  if (const auto started = start_session(daemon, request.directory); !started) {
+  if (const auto started = start_session(daemon, request); !started) {
     ::umount2(request.directory.c_str(), MNT_DETACH);
     if (daemon.daemon_gone()) return std::optional<Notes>();
     return std::unexpected(started.error());

@@ -32,6 +32,16 @@ unmounts() {
   wait_for_end "$pool"
 }
 
+# --- reading ahead ----------------------------------------------------------------------------------------------------
+read_ahead_of() { cat "/sys/class/bdi/$(mountpoint -d "$1")/read_ahead_kb"; }
+if [[ -w /sys/class/bdi ]]; then
+  for size in 256: 1024:read_ahead=1M 0:read_ahead=0; do
+    works mount.daxcow "$pool" mnt -o "${size#*:}"
+    [[ $(read_ahead_of mnt) == "${size%%:*}" ]] || fail "read_ahead_kb is $(read_ahead_of mnt) for '$size'"
+    unmounts mnt
+  done
+fi
+
 # --- fstab -----------------------------------------------------------------------------------------------------------
 cat >fstab <<END
 $pool $work/mnt fuse.daxcow volume=main,defaults,noauto,nofail,_netdev,users,noexec,noatime,x-systemd.idle-timeout=9,comment=x 0 2

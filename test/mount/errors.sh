@@ -83,6 +83,7 @@ works fsck.daxcow headless.pool
 refused 1 "DIRECTORY" mount.daxcow good.pool
 refused 1 "unknown option" mount.daxcow good.pool mnt -o wrong
 refused 1 "threads" mount.daxcow good.pool mnt -o threads=1
+refused 1 "read_ahead=65M" mount.daxcow good.pool mnt -o read_ahead=65M
 refused 32 "no such file" mount.daxcow good.pool nowhere
 refused 32 "not a directory" mount.daxcow good.pool file
 refused 32 "none" mount.daxcow good.pool mnt -o volume=none

@@ -128,6 +128,12 @@ class Floor(Peer):
 
     def mount(self):
         self.serve(os.path.join(self.programs, "daxcow_bench_floor"), *self.options, self.directory)
+        device = os.stat(self.directory).st_dev
+        try:  # daxcow's default
+            with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", "w") as setting:
+                setting.write("256")
+        except OSError:
+            pass
 
 
 class FloorData(Floor):
