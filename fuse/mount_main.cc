@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -134,6 +135,8 @@ Result<MountRequest> make_request(const CommandLine& line) {
   request.debug = line.debug;
   struct stat status;
   if (::stat(request.directory.c_str(), &status) != 0) return std::unexpected(path_error(errno, line.directory));
+  struct statfs filesystem;  // of a mount whose daemon is gone the kernel may still know the root
+  if (::statfs(request.directory.c_str(), &filesystem) != 0) return std::unexpected(path_error(errno, line.directory));
   if (!S_ISDIR(status.st_mode)) return fail(ErrorCode::kNotDirectory, line.directory + " is not a directory");
   return request;
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
 #include <cerrno>
@@ -64,8 +65,8 @@ Result<> call_mount(const MountRequest& request, int device) {
 
 // The kernel takes 128 KiB for every FUSE mount, and lets the daemon ask for less only. Where sysfs is not to be had it stays so.
 void set_read_ahead(dev_t device, const std::string& directory, std::uint64_t bytes) {
-  struct stat status {};
-  (void)::stat(directory.c_str(), &status);  // answered when the kernel has taken the daemon's reply, which sets it too
+  struct statfs status {};
+  (void)::statfs(directory.c_str(), &status);  // answered when the kernel has taken the daemon's reply, which sets it too
   std::ofstream file(fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device)));
   file << bytes / 1024;
 }

@@ -144,6 +144,12 @@ works fsck.daxcow good.pool
 works mount.daxcow good.pool mnt
 kill -9 "$(daemon_of good.pool)"
 wait_for_end good.pool
+refused 32 "is gone.*umount -l $work/mnt " mount.daxcow good.pool mnt
+works umount -l mnt
+works mount.daxcow good.pool mnt
+works ls -l mnt
+kill -9 "$(daemon_of good.pool)"
+wait_for_end good.pool
 refused 1 "is gone.*umount -l $work/mnt .*fsck.daxcow $work/good.pool" daxcow stat mnt
 refused 1 "is gone.*umount -l $work/mnt " daxcow map mnt/file
 refused 1 "is gone.*umount -l $work/mnt " daxcow clone mnt/file mnt/other
