@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -67,17 +68,32 @@ dev_t device_in(const json& request) {
   return makedev(request.at("major").get<unsigned>(), request.at("minor").get<unsigned>());
 }
 
-// Where the session is mounted, if that is in this mount namespace and nothing is mounted above it. Before that is said, the
-// kernel writes what programs have changed through mappings, as long as it still can.
-std::optional<std::string> written_mount_point(const Session& session) {
-  const auto mount = find_mount(session.device());
-  if (!mount || !*mount) return std::nullopt;
-  const std::string& mount_point = (*mount)->mount_point;
-  const FileDescriptor root = session.open_root(mount_point);
-  if (!root) return std::nullopt;
-  if (const auto written = write_back(root.get(), session.files_open_for_writing()); !written)
-    spdlog::error("what was changed on {}: {}", mount_point, written.error().message);
-  return mount_point;
+// Where the session is mounted in this mount namespace, the last first.
+std::vector<std::string> mount_points(const Session& session) {
+  std::vector<std::string> points;
+  if (const auto mounts = find_mounts(session.device()))
+    for (const MountEntry& mount : std::views::reverse(*mounts)) points.push_back(mount.mount_point);
+  return points;
+}
+
+// Has the kernel write what programs have changed through mappings, as long as it still can. (It does not wait for that, as
+// fsync does; but fsync may wait for ever for a program that holds the file's lock.)
+void write_pages(const Session& session) {
+  for (const std::string& mount_point : mount_points(session)) {
+    const FileDescriptor root = session.open_root(mount_point);
+    if (!root) continue;
+    if (::syncfs(root.get()) != 0)
+      spdlog::error("what was changed on {} cannot be written: {}", mount_point, std::strerror(errno));
+    return;
+  }
+}
+
+void detach(const Session& session) {
+  for (const std::string& mount_point : mount_points(session)) {
+    struct stat status {};
+    if (::lstat(mount_point.c_str(), &status) == 0 && status.st_dev == session.device())  // not what is mounted above it
+      ::umount2(mount_point.c_str(), MNT_DETACH);
+  }
 }
 
 std::string describe_use(const Session& session) {
@@ -426,13 +442,15 @@ void Daemon::end_sessions() {
     std::lock_guard lock(mutex_);
     ending_ = true;
     for (const auto& session : sessions_)
-      if (session->started()) sessions.push_back(session);
+      if (session->started() && !session->ended()) sessions.push_back(session);
   }
   // All are written before one goes: with it goes what is mounted below, or was moved there. Then the last first, which may
   // hide others.
-  for (const auto& session : sessions) (void)written_mount_point(*session);
-  for (const auto& session : std::views::reverse(sessions))
-    if (const auto mount_point = written_mount_point(*session)) ::umount2(mount_point->c_str(), MNT_DETACH);
+  for (const auto& session : sessions) write_pages(*session);
+  for (const auto& session : std::views::reverse(sessions)) {
+    write_pages(*session);
+    detach(*session);
+  }
   const auto deadline = Clock::now() + kLazyUnmountTime;
   for (const auto& session : sessions) {
     while (session->is_connected() && Clock::now() < deadline) std::this_thread::sleep_for(10ms);

@@ -28,12 +28,13 @@ void reply_counted_entry(fuse_req_t request, const Attributes& attributes);
 // The kernel expects only some requests to change attributes, and not of all the inodes that they change. A look at them that
 // is under way in another thread may carry the old ones, and would be believed for a day: this makes the kernel drop such
 // answers, and ask again. Before the reply; takes no lock that the request could hold, and leaves the pages alone.
-void forget_attributes(fuse_req_t request, fuse_ino_t node);
+// False if the kernel could not be told.
+bool forget_attributes(fuse_req_t request, fuse_ino_t node);
 // Of a directory in which names have changed, which the kernel does expect: only where somebody else may be receiving the old
 // attributes.
 void announce_names(fuse_req_t request, fuse_ino_t directory);
 // The attributes to answer with, from those just looked up: read again of a directory, so that a change since then is announced.
-Attributes as_told(fuse_req_t request, const Attributes& attributes);
+Result<Attributes> as_told(fuse_req_t request, const Attributes& attributes);
 // What a new inode of the caller looks like; `mode` with its type.
 NewInode new_inode(fuse_req_t request, std::uint32_t mode);
 // Creates an inode with what it inherits from its directory.

@@ -40,16 +40,26 @@ std::optional<MountEntry> parse(const std::string& line) {
 }
 
 template <class Predicate>
-Result<std::optional<MountEntry>> find_last(Predicate matches) {
+Result<std::vector<MountEntry>> find_all(Predicate matches) {
   std::ifstream table("/proc/self/mountinfo");
   if (!table) return std::unexpected(Error::from_errno(errno, "/proc/self/mountinfo"));
-  std::optional<MountEntry> found;
+  std::vector<MountEntry> found;
   for (std::string line; std::getline(table, line);)
-    if (auto entry = parse(line); entry && matches(*entry)) found = std::move(entry);
+    if (auto entry = parse(line); entry && matches(*entry)) found.push_back(*std::move(entry));
   return found;
 }
 
+template <class Predicate>
+Result<std::optional<MountEntry>> find_last(Predicate matches) {
+  auto found = TRY(find_all(matches));
+  return found.empty() ? std::nullopt : std::optional(std::move(found.back()));
+}
+
 }  // namespace
+
+Result<std::vector<MountEntry>> find_mounts(dev_t device) {
+  return find_all([&](const MountEntry& entry) { return entry.device == device; });
+}
 
 Result<std::optional<MountEntry>> find_mount(dev_t device) {
   return find_last([&](const MountEntry& entry) { return entry.device == device; });

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/result.h"
 
@@ -18,7 +19,10 @@ struct MountEntry {
   std::string mount_point;
 };
 
-// A daxcow mount in this mount namespace whose files have that st_dev: the last one mounted if there are several.
+// The daxcow mounts in this mount namespace whose files have that st_dev, in the order in which they were made: there are
+// several where the mount, a directory or a file of it is mounted elsewhere too (mount --bind).
+Result<std::vector<MountEntry>> find_mounts(dev_t device);
+// The last of them.
 Result<std::optional<MountEntry>> find_mount(dev_t device);
 // The daxcow mount at this directory (the uppermost, with a canonical path).
 Result<std::optional<MountEntry>> find_mount(const std::string& mount_point);

@@ -1,9 +1,6 @@
 #include "fuse/mounted_files.h"
 
 #include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 
 namespace daxcow {
 
@@ -20,17 +17,6 @@ FileDescriptor open_mounted(int root, MountedInode file) {
   handle.node_low = static_cast<std::uint32_t>(file.inode.value);
   handle.generation = static_cast<std::uint32_t>(file.generation);
   return FileDescriptor(::open_by_handle_at(root, &handle.head, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-}
-
-Result<> write_back(int root, const std::vector<MountedInode>& written) {
-  int error = ::syncfs(root) != 0 ? errno : 0;  // sends the pages of all files side by side
-  for (const MountedInode& inode : written) {
-    const FileDescriptor file = open_mounted(root, inode);
-    if (file ? ::fsync(file.get()) == 0 : errno == ESTALE) continue;  // deleted meanwhile, or written
-    error = errno;
-  }
-  if (error != 0) return std::unexpected(Error::from_errno(error, "cannot be written"));
-  return {};
 }
 
 }  // namespace daxcow

@@ -123,19 +123,20 @@ fuse_entry_param to_entry(const MountContext& mount, const Attributes& attribute
   return entry;
 }
 
-void forget_attributes(fuse_req_t request, fuse_ino_t node) {
-  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+bool forget_attributes(fuse_req_t request, fuse_ino_t node) {
+  const int result = fuse_lowlevel_notify_inval_inode(context(request).session, node, -1, 0);
+  return result == 0 || result == -ENOENT;
 }
 
 void announce_names(fuse_req_t request, fuse_ino_t directory) {
   context(request).told_directories.announce(InodeNumber(directory), fuse_req_ctx(request)->pid,
-                                             [&] { forget_attributes(request, directory); });
+                                             [&] { return forget_attributes(request, directory); });
 }
 
-Attributes as_told(fuse_req_t request, const Attributes& attributes) {
+Result<Attributes> as_told(fuse_req_t request, const Attributes& attributes) {
   if (!S_ISDIR(attributes.mode)) return attributes;
   context(request).told_directories.note(attributes.inode, fuse_req_ctx(request)->pid);
-  return volume(request).attributes(attributes.inode).value_or(attributes);
+  return volume(request).attributes(attributes.inode);
 }
 
 void reply_entry(fuse_req_t request, const Attributes& attributes) {
@@ -145,7 +146,12 @@ void reply_entry(fuse_req_t request, const Attributes& attributes) {
 
 void reply_counted_entry(fuse_req_t request, const Attributes& attributes) {
   auto& mount = context(request);
-  const auto entry = to_entry(mount, as_told(request, attributes));
+  const auto told = as_told(request, attributes);
+  if (!told) {
+    mount.volume->forget(attributes.inode, 1);
+    return reply_error(request, told.error());
+  }
+  const auto entry = to_entry(mount, *told);
   if (fuse_reply_entry(request, &entry) != 0) mount.volume->forget(attributes.inode, 1);
 }
 

@@ -36,7 +36,9 @@ std::optional<fuse_entry_param> look_up_entry(fuse_req_t request, InodeNumber di
   const auto found = mount.volume->lookup(directory, listed.name);
   if (found) {
     mount.volume->remember(found->inode);
-    return to_entry(mount, as_told(request, *found));
+    if (const auto told = as_told(request, *found)) return to_entry(mount, *told);
+    mount.volume->forget(found->inode, 1);
+    return plain;
   }
   if (found.error().code == ErrorCode::kNotFound) return std::nullopt;
   return plain;

@@ -54,8 +54,14 @@ void undo_create(Volume& volume, InodeNumber directory, const char* name, const 
     (void)volume.unlink(directory, name);
 }
 
+// It may have been there for a moment.
+void reply_not_created(fuse_req_t request, fuse_ino_t parent, const Error& error) {
+  forget_attributes(request, parent);
+  reply_error(request, error);
+}
+
 void reply_created(fuse_req_t request, fuse_ino_t parent, const Result<Attributes>& created) {
-  if (!created) return reply_error(request, created.error());
+  if (!created) return reply_not_created(request, parent, created.error());
   announce_names(request, parent);
   reply_entry(request, *created);
 }
@@ -128,7 +134,7 @@ void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const ch
 
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
   const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
-  if (!created) return reply_error(request, created.error());
+  if (!created) return reply_not_created(request, parent, created.error());
   auto& mount = context(request);
   announce_names(request, parent);
   const auto entry = to_entry(mount, *created);

@@ -30,7 +30,7 @@ void offer(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file) {
 // The kernel has no pages of what was there before when this returns. What it had not written yet, it writes now.
 void forget_range(fuse_req_t request, fuse_ino_t node, ReflinkMode mode, std::uint64_t offset, std::uint64_t length) {
   if (mode == ReflinkMode::kCompare) return;
-  if (mode == ReflinkMode::kDedupe) return forget_attributes(request, node);  // the content is what it was
+  if (mode == ReflinkMode::kDedupe) return (void)forget_attributes(request, node);  // the content is what it was
   const bool whole = mode == ReflinkMode::kReplace;
   (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, whole ? 0 : static_cast<off_t>(offset),
                                          whole ? 0 : static_cast<off_t>(length));  // 0: to the end

@@ -88,8 +88,8 @@ void Session::run(const std::function<void()>& ended) {
   context_.worker.close();
   if (result < 0)
     spdlog::error("the session of {} ended: {}", options_.directory, Error::from_errno(-result, "libfuse").message);
-  ended_ = true;
   ended();
+  ended_ = true;  // stop() returns to who reaps
 }
 
 void Session::stop() {

@@ -79,6 +79,7 @@ class Session {
   bool read_only() const { return context_.read_only; }
   const std::string& directory() const { return options_.directory; }
   bool started() const { return st_dev_ != 0; }
+  bool ended() const { return ended_; }
   dev_t device() const { return st_dev_; }  // 0 before start()
 
  private:

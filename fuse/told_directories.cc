@@ -12,13 +12,12 @@ void ToldDirectories::note(InodeNumber inode, pid_t thread) {
     record.told = thread;
 }
 
-void ToldDirectories::announce(InodeNumber directory, pid_t thread, FunctionRef<void()> tell) {
+void ToldDirectories::announce(InodeNumber directory, pid_t thread, FunctionRef<bool()> tell) {
   Record& record = record_of(directory);
   const std::lock_guard lock(record.mutex);  // who comes next and need not tell returns after this has told
   if (record.directory == directory && (record.told == kNobody || record.told == thread)) return;
-  tell();
   record.directory = directory;
-  record.told = kNobody;
+  record.told = tell() ? kNobody : kSeveral;
 }
 
 }  // namespace daxcow

@@ -4,7 +4,7 @@
 // the directory before may still be on its way, and would be believed for a day: then the kernel must be told to drop such
 // answers, too, which is a system call for each change. It is needed only if somebody was told anything since the last time
 // but the thread that asks for the change: that one has waited for its answers. So a thread that works alone in a directory
-// (tar, rm -r) needs none.
+// (tar, rm -r) needs none. (The kernel does drop what it knows only when the request has succeeded: after an error, tell it.)
 //
 //   whoever answers with attributes    note()      and then reads them
 //   whoever has changed the directory  announce()  and then answers
@@ -28,9 +28,9 @@ class ToldDirectories {
   // `thread`: as fuse_ctx has it; 0 is any thread that the mount's namespace of processes does not know. Also for inodes that
   // are no directories.
   void note(InodeNumber inode, pid_t thread);
-  // Calls `tell` if anybody else than `thread` may have been told; when this returns, it has been called. `tell` must not wait
-  // for requests.
-  void announce(InodeNumber directory, pid_t thread, FunctionRef<void()> tell);
+  // Calls `tell` if anybody else than `thread` may have been told; when this returns, it has been called. `tell` says whether
+  // the kernel was told, and must not wait for requests.
+  void announce(InodeNumber directory, pid_t thread, FunctionRef<bool()> tell);
 
  private:
   static constexpr pid_t kNobody = 0, kSeveral = -1;

@@ -10,7 +10,7 @@ constexpr InodeNumber kDirectory{17};
 // Whether the kernel is told of a change that `thread` has made.
 bool is_announced(ToldDirectories& told, InodeNumber directory, pid_t thread) {
   bool announced = false;
-  told.announce(directory, thread, [&] { announced = true; });
+  told.announce(directory, thread, [&] { return announced = true; });
   return announced;
 }
 
@@ -31,6 +31,15 @@ TEST_CASE("A change of names is announced unless nobody but its thread was told 
   told.note(kDirectory, 6);
   CHECK(is_announced(told, kDirectory, 6));
   CHECK_FALSE(is_announced(told, kDirectory, 6));
+}
+
+TEST_CASE("What the kernel could not be told is told with the next change") {
+  ToldDirectories told;
+  CHECK(is_announced(told, kDirectory, 5));
+  told.note(kDirectory, 6);
+  told.announce(kDirectory, 5, [] { return false; });
+  CHECK(is_announced(told, kDirectory, 5));
+  CHECK_FALSE(is_announced(told, kDirectory, 5));
 }
 
 TEST_CASE("A thread that cannot be told from others is never taken for the one that was told") {

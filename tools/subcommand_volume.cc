@@ -1,17 +1,10 @@
 // daxcow volume create|list|delete|rollback, daxcow snapshot.
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
 
 #include <iostream>
-#include <vector>
 
-#include "engine/file_descriptor.h"
-#include "fuse/mount_table.h"
-#include "fuse/mounted_files.h"
 #include "tools/command_line.h"
+#include "tools/mount_sync.h"
 #include "tools/pool_access.h"
 #include "tools/subcommand.h"
 #include "tools/text.h"
@@ -35,36 +28,6 @@ json mounts_of(PoolAccess& access) {
   if (!access.has_daemon()) return json::array();
   auto reply = access.call({{"op", "mounts"}});
   return reply ? reply->value("mounts", json::array()) : json::array();
-}
-
-std::vector<MountedInode> files_open_for_writing(PoolAccess& access, dev_t device) {
-  std::vector<MountedInode> files;
-  const auto reply = access.call({{"op", "open-for-writing"}, {"major", major(device)}, {"minor", minor(device)}});
-  for (const json& file : reply ? reply->value("files", json::array()) : json::array())
-    files.push_back({InodeNumber(file.at(0).get<std::uint64_t>()), file.at(1).get<std::uint64_t>()});
-  return files;
-}
-
-// Has the kernel write what programs changed through mappings of the volume's files: the daemon cannot see those pages,
-// and must not ask for them itself (it would wait for its own replies).
-void sync_mount(const CommandLine& line, PoolAccess& access, const std::string& volume) {
-  for (const json& mount : mounts_of(access)) {
-    if (mount.value("volume", "") != volume || mount.value("read_only", false)) continue;
-    const dev_t device = makedev(mount.value("major", 0u), mount.value("minor", 0u));
-    if (auto entry = find_mount(device); entry && *entry) {
-      const std::string& point = (*entry)->mount_point;
-      const FileDescriptor root(::open(point.c_str(), O_RDONLY | O_CLOEXEC));
-      struct ::stat status {};
-      if (root && ::fstat(root.get(), &status) == 0 && status.st_dev == device) {
-        if (const auto written = write_back(root.get(), files_open_for_writing(access, device)); !written)
-          std::cerr << line.program() << ": " << printable(point) << ": " << written.error().message
-                    << "; the snapshot may miss changes of mapped files\n";
-        return;
-      }
-    }
-    std::cerr << line.program() << ": volume " << printable(volume)
-              << " is mounted where this process cannot see it; the snapshot may miss changes of mapped files\n";
-  }
 }
 
 }  // namespace
@@ -157,7 +120,8 @@ int snapshot(const std::string& program, const Arguments& arguments) {
   if (auto exit_code = line.parse(arguments)) return *exit_code;
   auto access = PoolAccess::open(line.text("pool"), PoolAccess::Need::kWrite);
   if (!access) return line.fail(access.error());
-  sync_mount(line, *access, line.text("volume"));
+  if (const auto written = sync_mount(*access, line.text("volume")); !written)
+    std::cerr << line.program() << ": " << describe(written.error()) << "; the snapshot may miss changes of mapped files\n";
   auto reply = access->call({{"op", "snapshot"},
                              {"volume", line.text("volume")},
                              {"name", line.text("name")},

@@ -97,6 +97,15 @@ TEST_CASE("SIGTERM unmounts mounts below and above each other, and what others h
     pool.need_run("mount.daxcow $POOL main -o volume=upper");
     pool.end_daemon(SIGTERM);
   }
+  SECTION("with a directory and a file mounted elsewhere") {
+    write_file(main + "/mapped", pattern(1, 1));
+    const DirtyPage dirty(main + "/mapped");
+    pool.need_run("mkdir main/directory elsewhere && : >other-file");
+    pool.need_run("mount --bind main/directory elsewhere && mount --bind main/mapped other-file");
+    pool.end_daemon(SIGTERM);
+    CHECK_FALSE(is_mounted(pool.path("elsewhere")));
+    CHECK_FALSE(is_mounted(pool.path("other-file")));
+  }
   SECTION("below a filesystem of others") {
     REQUIRE(::mount("tmpfs", (main + "/below").c_str(), "tmpfs", 0, "size=1M") == 0);
     write_file(main + "/below/theirs", "theirs");

@@ -36,7 +36,7 @@ TEST_CASE("Who has changed a directory sees it as it is, whoever looks at it mea
       while (!ends) (void)::stat(directory.c_str(), &status);  // asks only when the kernel does not know
     });
 
-  constexpr int kRounds = 1000, kChildren = 4;
+  constexpr int kRounds = 300, kChildren = 4;
   int wrong = 0;
   const auto round = [&] {
     const auto see = [&](nlink_t expected) {
