@@ -199,7 +199,7 @@ Result<SpaceUsage> space_of_trees(Pool& pool, Volume& volume, std::span<const In
       if (item.name == "." || item.name == "..") return true;
       if (++names[item.inode.value] == 1 && S_ISDIR(item.type)) directories.push_back(item.inode);
       return true;
-    }, false);
+    }, AccessTime::kKeep);
     if (!listed && listed.error().code != ErrorCode::kStale) return std::unexpected(listed.error());
   }
   Store& store = pool.store();

@@ -92,9 +92,10 @@ Result<Attributes> Volume::attributes(InodeNumber inode) {
   return state_->attributes_of(inode);
 }
 
-Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChange& change) {
-  State& state = *state_;
-  TRY(state.writable());
+namespace {
+
+Result<Attributes> set_attributes_once(Volume::State& state, InodeNumber inode, const AttributeChange& change) {
+  using State = Volume::State;
   const State::Operation operation(state);
   const auto held = state.inodes.get(inode);
   const std::unique_lock lock(held->lock);
@@ -123,6 +124,14 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
   return state.attributes_of(inode);
 }
 
+}  // namespace
+
+Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChange& change) {
+  State& state = *state_;
+  TRY(state.writable());
+  return state.with_space([&] { return set_attributes_once(state, inode, change); });
+}
+
 // --- paths to what shall be changed ------------------------------------------------------------------------------------
 
 Result<bool> Volume::State::own_data(Transaction& transaction, InodeNumber inode, FileRange range, Unshare what) {
@@ -140,15 +149,25 @@ Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber
 
 // --- times -------------------------------------------------------------------------------------------------------------
 
-void Volume::State::note_access(InodeState& state, const InodeRecord& record) {
-  if (read_only) return;
+bool Volume::State::note_access(InodeState& state, const InodeRecord& record, AccessTime rule) {
+  if (read_only || rule == AccessTime::kKeep) return false;
   const Timestamp now = current_time();
   const LockGuard guard(state.times_mutex);
   const Timestamp access = state.times.access.value_or(time_of(record, kAccess));
   const Timestamp modification = state.times.modification.value_or(time_of(record, kModification));
   const Timestamp change = state.times.change.value_or(time_of(record, kChange));
   constexpr std::int64_t kDay = 24 * 60 * 60;
-  if (access <= modification || access <= change || access.seconds + kDay < now.seconds) state.times.access = now;
+  if (rule == AccessTime::kRelative && access > modification && access > change && access.seconds + kDay >= now.seconds) return false;
+  state.times.access = now;
+  return true;
+}
+
+Result<bool> Volume::note_access(InodeNumber inode, AccessTime access_time) {
+  State& state = *state_;
+  if (access_time == AccessTime::kKeep) return false;
+  const State::Operation operation(state);
+  const InodeRecord record = TRY(state.read_record(inode));
+  return state.note_access(*state.inodes.get(inode), record, access_time);
 }
 
 void Volume::State::take_times(Transaction& transaction, InodeState& state, InodeRecord& record) {

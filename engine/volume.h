@@ -61,6 +61,9 @@ struct NewInode {
   std::string_view symlink_target;  // S_IFLNK only
 };
 
+// What a read does to the access time: nothing, what relatime says, or always. Lazily.
+enum class AccessTime : std::uint8_t { kKeep, kRelative, kStrict };
+
 enum class RenameMode { kReplace, kNoReplace, kExchange };
 
 enum class AllocateMode {
@@ -155,18 +158,19 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<Attributes> link(InodeNumber inode, InodeNumber directory, std::string_view name);
   Result<> unlink(InodeNumber directory, std::string_view name);  // kIsDirectory
   Result<> remove_directory(InodeNumber directory, std::string_view name);  // kNotEmpty, kNotDirectory
-  // kInvalid for a directory that would come to lie in itself. Answers whose time of change has moved; both invalid when two
+  // kInvalid for a directory that would come to lie in itself. `whiteout`: a new inode that takes the old name in the same
+  // step (not with kExchange). Answers whose time of change has moved; both invalid when two
   // names of one inode were given, and nothing was to be done.
   struct Renamed {
     InodeNumber moved;
     InodeNumber other;  // exchanged for it, or replaced; invalid if there was none
   };
   Result<Renamed> rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
-                         RenameMode mode);
-  Result<std::string> read_link(InodeNumber inode, bool update_access_time = true);
+                         RenameMode mode, const NewInode* whiteout = nullptr);
+  Result<std::string> read_link(InodeNumber inode, AccessTime access_time = AccessTime::kRelative);
   // Calls visit for each entry after `cookie` (0: from the start, "." and ".." first) until it returns false.
   Result<> read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
-                          bool update_access_time = true);
+                          AccessTime access_time = AccessTime::kRelative);
 
   // --- attributes ------------------------------------------------------------------------------------------------------
   Result<Attributes> attributes(InodeNumber inode);
@@ -181,9 +185,11 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // --- data
   // ------------------------------------------------------------------------------------------------------------ At
   // most `length` bytes at `offset`, fewer at the end of the file. kPoisoned if any byte wanted is lost, to the sector
-  // of 512 bytes where the device lets the others of a block be read. When
-  // `update_access_time`, the access time follows relatime's rule, lazily.
-  Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time = true);
+  // of 512 bytes where the device lets the others of a block be read.
+  Result<ReadLease> read(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                         AccessTime access_time = AccessTime::kRelative);
+  // Moves the access time of a file that is about to be read where nobody sees it; true if it was moved.
+  Result<bool> note_access(InodeNumber inode, AccessTime access_time);
   // A system call could not read what the lease hands out: finds out which of its blocks are bad, and reports them.
   void suspect(const ReadLease& lease);
   // As read(), into `to`, with zeros for what is lost; the first time that it does so for a block of a file, it publishes an event.

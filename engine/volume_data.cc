@@ -110,7 +110,7 @@ Result<> read_around_bad_sectors(Store& store, std::uint64_t offset, std::uint64
 
 }  // namespace
 
-Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, bool update_access_time) {
+Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uint64_t length, AccessTime access_time) {
   State& state = *state_;
   ReadLease lease;
   lease.held_ = std::make_unique<ReadLease::Held>(state, state.inodes.get(inode));
@@ -124,7 +124,7 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     TRY(copy_data(state.store, view, offset, std::span(copy).first(length)));
     lease.pieces_.push_back({copy.data(), length});
     lease.bytes_ = length;
-    if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
+    state.note_access(*lease.held_->inode_state, view.record, access_time);
     return lease;
   }
   TRY(for_each_piece(view, offset, length, [&](const Piece& piece) -> Result<> {
@@ -139,7 +139,7 @@ Result<ReadLease> Volume::read(InodeNumber inode, std::uint64_t offset, std::uin
     return {};
   }));
   lease.bytes_ = length;
-  if (update_access_time) state.note_access(*lease.held_->inode_state, view.record);
+  state.note_access(*lease.held_->inode_state, view.record, access_time);
   return lease;
 }
 

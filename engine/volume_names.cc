@@ -148,7 +148,7 @@ Result<Attributes> Volume::lookup(InodeNumber directory, std::string_view name) 
 }
 
 Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, const std::function<bool(const DirectoryItem&)>& visit,
-                                bool update_access_time) {
+                                AccessTime access_time) {
   State& state = *state_;
   const State::Operation operation(state);
   const auto held = state.inodes.get(directory);
@@ -157,7 +157,7 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
   constexpr std::uint64_t kFirstEntryCookie = 3;
   const InodeRecord record = TRY(state.read_record(directory));
   if (!is_directory(record)) return fail(ErrorCode::kNotDirectory);
-  if (update_access_time) state.note_access(*held, record);
+  state.note_access(*held, record, access_time);
   if (cookie < 1 && !visit({".", directory, S_IFDIR, 1})) return {};
   const InodeNumber parent = directory == format::kRootInode || record.parent == 0 ? directory : InodeNumber(record.parent);
   if (cookie < 2 && !visit({"..", parent, S_IFDIR, 2})) return {};
@@ -204,7 +204,7 @@ Result<> Volume::read_directory(InodeNumber directory, std::uint64_t cookie, con
   return {};
 }
 
-Result<std::string> Volume::read_link(InodeNumber inode, bool update_access_time) {
+Result<std::string> Volume::read_link(InodeNumber inode, AccessTime access_time) {
   State& state = *state_;
   const State::Operation operation(state);
   InodeRecord record;
@@ -221,7 +221,7 @@ Result<std::string> Volume::read_link(InodeNumber inode, bool update_access_time
     const BlockPtr block = TRY(reader.read(at.block(), format::BlockType::kSymlink));
     return std::string(reinterpret_cast<const char*>(block->bytes), record.size_bytes);
   });
-  if (target && update_access_time) state.note_access(*state.inodes.get(inode), record);
+  if (target) state.note_access(*state.inodes.get(inode), record, access_time);
   return target;
 }
 
@@ -239,6 +239,27 @@ Result<> write_symlink(State& state, Transaction& transaction, InodeRecord& reco
   Block* block = TRY(edit_leaf(transaction, edit_data_fork(record, LeafKind::kSymlink), FileBlock(0), state.services.graveyard));
   std::copy(target.begin(), target.end(), reinterpret_cast<char*>(block->bytes));
   return {};
+}
+
+// Fills the free inode `made`, which gets its name in `parent` at `position`; `parent` and `made` are the caller's to change.
+Result<InodeRecord*> make_inode(State& state, Transaction& transaction, InodeNumber made, const NewInode& wanted, const InodeRecord& parent,
+                                InodeNumber directory, DirectoryPosition position, Timestamp now) {
+  InodeRecord* record = TRY(state.table.occupy(transaction, made));
+  record->mode = wanted.mode;
+  record->uid = wanted.uid;
+  record->gid = wanted.gid;
+  if (parent.mode & S_ISGID) {
+    record->gid = parent.gid;
+    if (S_ISDIR(wanted.mode)) record->mode |= S_ISGID;
+  }
+  record->link_count = S_ISDIR(wanted.mode) ? 2 : 1;
+  record->device = S_ISBLK(wanted.mode) || S_ISCHR(wanted.mode) ? wanted.device : 0;
+  record->generation = TRY(next_generation(transaction));
+  for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(*record, which, now);
+  TRY(state.add_parent(transaction, *record, directory, position));
+  if (S_ISLNK(wanted.mode)) TRY(write_symlink(state, transaction, *record, wanted.symlink_target));
+  TRY(state.table.note_used(transaction, made));
+  return record;
 }
 
 Result<Attributes> create_once(State& state, InodeNumber directory, std::string_view name, const NewInode& wanted) {
@@ -260,21 +281,7 @@ Result<Attributes> create_once(State& state, InodeNumber directory, std::string_
     if (S_ISDIR(wanted.mode) && parent->link_count >= kMaximumLinks) return fail(ErrorCode::kTooManyLinks);
     made = TRY(state.table.find_free(transaction));
     if (TRY(state.own_inode(transaction, made))) return Step::kAgain;
-    InodeRecord* record = TRY(state.table.occupy(transaction, made));
-    record->mode = wanted.mode;
-    record->uid = wanted.uid;
-    record->gid = wanted.gid;
-    if (parent->mode & S_ISGID) {
-      record->gid = parent->gid;
-      if (S_ISDIR(wanted.mode)) record->mode |= S_ISGID;
-    }
-    record->link_count = S_ISDIR(wanted.mode) ? 2 : 1;
-    record->device = S_ISBLK(wanted.mode) || S_ISCHR(wanted.mode) ? wanted.device : 0;
-    record->generation = TRY(next_generation(transaction));
-    for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(*record, which, now);
-    TRY(state.add_parent(transaction, *record, directory, position));
-    if (S_ISLNK(wanted.mode)) TRY(write_symlink(state, transaction, *record, wanted.symlink_target));
-    TRY(state.table.note_used(transaction, made));
+    const InodeRecord* record = TRY(make_inode(state, transaction, made, wanted, *parent, directory, position, now));
     TRY(write_entry(transaction, *parent, position, name, made, type_bits(wanted.mode), state.services.graveyard));
     if (S_ISDIR(wanted.mode)) ++parent->link_count;
     touch(state, transaction, *held, *parent, now);
@@ -297,11 +304,9 @@ Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, 
   return state.with_space([&] { return create_once(state, directory, name, wanted); });
 }
 
-Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::string_view name) {
-  State& state = *state_;
-  TRY(state.writable());
-  TRY(check_name(name));
-  if (reserved(inode)) return fail(ErrorCode::kPermission);
+namespace {
+
+Result<Attributes> link_once(State& state, InodeNumber inode, InodeNumber directory, std::string_view name) {
   const State::Operation operation(state);
   const auto held = state.inodes.get(directory);
   const std::unique_lock lock(held->lock);
@@ -331,6 +336,16 @@ Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::s
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
   return state.attributes_of(inode);
+}
+
+}  // namespace
+
+Result<Attributes> Volume::link(InodeNumber inode, InodeNumber directory, std::string_view name) {
+  State& state = *state_;
+  TRY(state.writable());
+  TRY(check_name(name));
+  if (reserved(inode)) return fail(ErrorCode::kPermission);
+  return state.with_space([&] { return link_once(state, inode, directory, name); });
 }
 
 // --- removal -----------------------------------------------------------------------------------------------------------
@@ -414,7 +429,8 @@ struct RenameSide {
 
 class Rename {
  public:
-  Rename(State& state, RenameSide& from, RenameSide& to, RenameMode mode) : state_(state), from_(from), to_(to), mode_(mode) {}
+  Rename(State& state, RenameSide& from, RenameSide& to, RenameMode mode, const NewInode* whiteout)
+      : state_(state), from_(from), to_(to), mode_(mode), whiteout_(whiteout) {}
 
   Result<> run() {
     room_ = to_.index->find_room(granules_for(to_.name.size()));
@@ -424,7 +440,7 @@ class Rename {
       state_.note_orphan(removal_.orphan);
     }
     if (nothing_ || mode_ == RenameMode::kExchange) return {};
-    from_.index->erase(name_hash(from_.name), from_.entry->position, granules_for(from_.name.size()));
+    if (whiteout_ == nullptr) from_.index->erase(name_hash(from_.name), from_.entry->position, granules_for(from_.name.size()));
     if (!to_.entry) to_.index->insert(name_hash(to_.name), room_, granules_for(to_.name.size()));
     return {};
   }
@@ -485,6 +501,10 @@ class Rename {
     if (TRY(state_.own_directory_block(transaction, from_.directory, from_.entry->position))) return true;
     if (TRY(state_.own_directory_block(transaction, to_.directory, to_.entry ? to_.entry->position : room_))) return true;
     if (TRY(state_.own_inode(transaction, from_.entry->inode)) || TRY(state_.own_attributes(transaction, from_.entry->inode))) return true;
+    if (whiteout_ != nullptr) {
+      made_ = TRY(state_.table.find_free(transaction));
+      if (TRY(state_.own_inode(transaction, made_))) return true;
+    }
     if (!to_.entry) return false;
     if (TRY(state_.own_inode(transaction, to_.entry->inode)) || TRY(state_.own_attributes(transaction, to_.entry->inode))) return true;
     return mode_ != RenameMode::kExchange && TRY(state_.own_orphans(transaction));
@@ -530,7 +550,12 @@ class Rename {
     } else {
       TRY(write_entry(transaction, to_parent, position, to_.name, moved.inode, moved.type, graveyard));
     }
-    TRY(erase_entry(transaction, from_parent, moved.position, graveyard));
+    if (whiteout_ != nullptr) {
+      TRY(make_inode(state_, transaction, made_, *whiteout_, from_parent, from_.directory, moved.position, now));
+      TRY(retarget_entry(transaction, from_parent, moved.position, made_, type_bits(whiteout_->mode), graveyard));
+    } else {
+      TRY(erase_entry(transaction, from_parent, moved.position, graveyard));
+    }
     TRY(reparent(transaction, moved.inode, from_.directory, moved.position, to_.directory, position, now));
     if (moved_directory_) {
       --from_parent.link_count;
@@ -543,35 +568,44 @@ class Rename {
   RenameSide& from_;
   RenameSide& to_;
   RenameMode mode_;
+  const NewInode* whiteout_;  // what takes the old name; null for nothing
+  InodeNumber made_;          // its inode
   DirectoryPosition room_ = 0;
   bool moved_directory_ = false, target_directory_ = false, nothing_ = false;
   Removal removal_;
 };
 
-}  // namespace
-
-Result<Volume::Renamed> Volume::rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name, RenameMode mode) {
-  State& state = *state_;
-  TRY(state.writable());
-  if (name.size() > format::kMaximumNameBytes) return fail(ErrorCode::kNameTooLong);
-  TRY(check_name(name));
-  TRY(check_name(new_name));
+Result<Volume::Renamed> rename_once(State& state, InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
+                                    RenameMode mode, const NewInode* whiteout) {
   const State::Operation operation(state);
   RenameSide from{directory, name, state.inodes.get(directory), nullptr, std::nullopt};
   RenameSide to{new_directory, new_name, state.inodes.get(new_directory), nullptr, std::nullopt};
-  Renamed renamed;
+  Volume::Renamed renamed;
   Removal removal;
   {
     const TwoLocks locks(*from.held, *to.held);
     from.index = TRY(state.index_of(*from.held));
     to.index = TRY(state.index_of(*to.held));
-    Rename rename(state, from, to, mode);
+    Rename rename(state, from, to, mode, whiteout);
     TRY(rename.run());
     renamed = rename.renamed();
     removal = rename.removal();
   }
   finish_removal(state, removal);
   return renamed;
+}
+
+}  // namespace
+
+Result<Volume::Renamed> Volume::rename(InodeNumber directory, std::string_view name, InodeNumber new_directory, std::string_view new_name,
+                                       RenameMode mode, const NewInode* whiteout) {
+  State& state = *state_;
+  TRY(state.writable());
+  if (mode == RenameMode::kExchange && whiteout != nullptr) return fail(ErrorCode::kInvalid);
+  if (name.size() > format::kMaximumNameBytes) return fail(ErrorCode::kNameTooLong);
+  TRY(check_name(name));
+  TRY(check_name(new_name));
+  return state.with_space([&] { return rename_once(state, directory, name, new_directory, new_name, mode, whiteout); });
 }
 
 }  // namespace daxcow

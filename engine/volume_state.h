@@ -167,7 +167,7 @@ struct Volume::State {
 
   // --- times -------------------------------------------------------------------------------------------------------------------
   // relatime: the access time moves, lazily, when it is older than a change or than a day.
-  void note_access(InodeState& state, const format::InodeRecord& record);
+  bool note_access(InodeState& state, const format::InodeRecord& record, AccessTime rule);  // true if the time was moved
   Result<> commit_times(InodeState& state);
   Result<> commit_all_times();
 

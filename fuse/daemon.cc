@@ -37,6 +37,12 @@ using nlohmann::json;
 constexpr auto kFirstConnectionTime = 30s;  // a daemon that nobody talks to ends
 constexpr auto kLazyUnmountTime = 3s;       // how long a stop waits for those who use the mounts
 
+AccessTime access_time_in(const json& request, const char* key) {
+  const auto found = request.find(key);
+  if (found == request.end() || !found->is_number_unsigned() || *found > static_cast<unsigned>(AccessTime::kStrict)) return AccessTime::kRelative;
+  return found->get<AccessTime>();
+}
+
 MountBehaviour to_behaviour(const json& request) {
   MountBehaviour b;
   b.attribute_timeout_seconds = request.value("attr_timeout", b.attribute_timeout_seconds);
@@ -44,7 +50,8 @@ MountBehaviour to_behaviour(const json& request) {
   b.keep_cache = request.value("keep_cache", b.keep_cache);
   b.rescue = request.value("rescue", b.rescue);
   b.writeback_cache = request.value("writeback_cache", b.writeback_cache);
-  b.access_time = request.value("access_time", b.access_time);
+  b.access_time = access_time_in(request, "access_time");
+  b.directory_access_time = access_time_in(request, "directory_access_time");
   b.access_lists = request.value("access_lists", b.access_lists);
   b.maximum_write_bytes = request.value("max_write", b.maximum_write_bytes);
   return b;
@@ -232,7 +239,7 @@ class Daemon::Conversation {
     if (!session) return error_reply({ErrorCode::kNotFound, "the daemon does not know this mount"});
     const bool read_only = request.value("read_only", false);
     auto done = read_only ? Result<>{} : daemon_.begin_writing(*session);
-    if (done) done = session->remount(read_only, request.value("access_time", true));
+    if (done) done = session->remount(read_only, access_time_in(request, "access_time"), access_time_in(request, "directory_access_time"));
     return done ? json::object() : error_reply(done.error());
   }
 

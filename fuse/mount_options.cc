@@ -45,6 +45,7 @@ constexpr KernelFlag kKernelFlags[] = {
     {"relatime", MS_RELATIME, true},
     {"norelatime", MS_RELATIME, false},
     {"strictatime", MS_STRICTATIME, true},
+    {"nostrictatime", MS_STRICTATIME, false},
     {"lazytime", MS_LAZYTIME, true},
     {"nolazytime", MS_LAZYTIME, false},
     {"silent", MS_SILENT, true},
@@ -52,9 +53,8 @@ constexpr KernelFlag kKernelFlags[] = {
 };
 
 // For mount(8), the boot scripts or people; they mean nothing here. mount(8) repeats the kernel's own when it remounts.
-constexpr std::string_view kIgnored[] = {"defaults", "auto",    "noauto",        "user",
-                                         "nouser",   "users",   "owner",         "group",
-                                         "nofail",   "_netdev", "nostrictatime", "default_permissions"};
+constexpr std::string_view kIgnored[] = {"defaults", "auto",  "noauto", "user",    "nouser",             "users",
+                                         "owner",    "group", "nofail", "_netdev", "default_permissions"};
 constexpr std::string_view kIgnoredPrefixes[] = {
     "x-", "X-", "comment=", "uhelper=", "helper=", "user_id=", "group_id=", "max_read=", "blksize="};
 
@@ -144,7 +144,11 @@ Result<> take_option(std::string_view option, MountOptions& options, bool sloppy
   if (const auto known = std::ranges::find(kKernelFlags, option, &KernelFlag::name); known != std::end(kKernelFlags)) {
     options.kernel_flags = known->set ? options.kernel_flags | known->flag : options.kernel_flags & ~known->flag;
     options.read_only = (options.kernel_flags & MS_RDONLY) != 0;
-    options.behaviour.access_time = (options.kernel_flags & MS_NOATIME) == 0;
+    auto& files = options.behaviour.access_time;
+    files = (options.kernel_flags & MS_NOATIME) != 0       ? AccessTime::kKeep
+            : (options.kernel_flags & MS_STRICTATIME) != 0 ? AccessTime::kStrict
+                                                           : AccessTime::kRelative;
+    options.behaviour.directory_access_time = (options.kernel_flags & MS_NODIRATIME) != 0 ? AccessTime::kKeep : files;
     return {};
   }
   const auto equals = option.find('=');
@@ -196,12 +200,12 @@ const char* mount_options_help() {
          "  no_keep_cache       drop a file's cached pages whenever it is opened\n"
          "  writeback_cache     let the kernel gather writes: faster for small ones, slower for large ones\n"
          "  no_rescue           do not look for lost data in what the kernel has cached of this mount\n"
-         "  noatime             do not update access times\n"
+         "  strictatime, noatime, nodiratime: which reads move access times (as relatime says)\n"
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"
          "  max_write=SIZE      largest write request (1M)\n"
          "  read_ahead=SIZE     how far the kernel reads ahead, and around faults of mappings (256K)\n"
-         "  nosuid, nodev, noexec, sync, dirsync, relatime, nosymfollow: as for every mount\n"
+         "  nosuid, nodev, noexec, sync, dirsync, nosymfollow: as for every mount\n"
          "  remount             change ro, nosuid, nodev, noexec, noatime and the like of a mount\n"
          "Options of the whole pool, of its first mount only:\n"
          "  cache=SIZE          memory for metadata (256M)\n"

@@ -36,6 +36,7 @@ json to_json(const MountRequest& request) {
           {"rescue", behaviour.rescue},
           {"writeback_cache", behaviour.writeback_cache},
           {"access_time", behaviour.access_time},
+          {"directory_access_time", behaviour.directory_access_time},
           {"access_lists", behaviour.access_lists},
           {"max_write", behaviour.maximum_write_bytes},
           {"threads", options.threads},
@@ -131,13 +132,14 @@ Result<> remount(const MountRequest& request) {
                                                         {"major", major(mounted->device)},
                                                         {"minor", minor(mounted->device)},
                                                         {"read_only", request.options.read_only},
-                                                        {"access_time", request.options.behaviour.access_time}}));
+                                                        {"access_time", request.options.behaviour.access_time},
+                                                        {"directory_access_time", request.options.behaviour.directory_access_time}}));
     if (!told) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {} any more", mounted->source));
     return {};
   };
   if (!request.options.read_only) TRY(tell());
   // Without a word about access times the kernel would keep what it had.
-  const unsigned long access_times = request.options.behaviour.access_time ? MS_RELATIME : 0;
+  const unsigned long access_times = request.options.behaviour.access_time == AccessTime::kRelative ? MS_RELATIME : 0;
   if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | access_times | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
   return request.options.read_only ? tell() : Result<>{};

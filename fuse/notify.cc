@@ -14,7 +14,7 @@ namespace {
 
 // Whether a page of the file cannot be read: the kernel reads, and maps, whole pages.
 bool is_lost(Volume& volume, InodeNumber inode, std::uint64_t page_offset) {
-  const auto lease = volume.read(inode, page_offset, kBlockBytes, false);
+  const auto lease = volume.read(inode, page_offset, kBlockBytes, AccessTime::kKeep);
   return !lease && lease.error().code == ErrorCode::kPoisoned;
 }
 

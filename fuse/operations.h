@@ -24,7 +24,8 @@ struct MountBehaviour {
   bool keep_cache = true;                // cached pages stay when a file is opened again
   bool writeback_cache = false;          // the kernel gathers writes
   bool rescue = true;                    // lost data is taken from the kernel's pages, if it is still there
-  bool access_time = true;               // reads that reach the daemon update the access time
+  AccessTime access_time = AccessTime::kRelative;            // of reads that reach the daemon
+  AccessTime directory_access_time = AccessTime::kRelative;  // the same, or kKeep
   bool access_lists = true;              // POSIX ACLs
   std::uint32_t maximum_write_bytes = 1 << 20;
 };
@@ -33,7 +34,8 @@ struct MountBehaviour {
 struct MountContext {
   std::shared_ptr<Volume> volume;
   MountBehaviour behaviour;
-  std::atomic<bool> access_time = true;  // behaviour.access_time, until a remount says something else
+  // Those of the behaviour, until a remount says something else.
+  std::atomic<AccessTime> access_time = AccessTime::kRelative, directory_access_time = AccessTime::kRelative;
   std::atomic<bool> read_only = false;   // the mount, at the moment
   fuse_session* session = nullptr;
   std::atomic<pid_t> page_reader = 0;  // the daemon's own thread that looks for a page; see Session::read_cached()

@@ -50,14 +50,23 @@ std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node) {
   return attributes ? lost_set_id_bits(request, *attributes) : 0;
 }
 
+// Reads that the kernel serves from its cache do not come here: who opens a file for reading alone is taken to read it.
+void note_unseen_reads(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file) {
+  auto& mount = context(request);
+  if ((file->flags & (O_NOATIME | O_PATH)) != 0 || fuse_req_ctx(request)->pid == mount.page_reader) return;
+  const auto moved = mount.volume->note_access(InodeNumber(node), mount.access_time.load(std::memory_order_relaxed));
+  if (moved && *moved) forget_attributes(request, node);
+}
+
 }  // namespace
 
 bool may_write(const fuse_file_info* file) { return (file->flags & O_ACCMODE) != O_RDONLY; }
 
 void set_open_reply(fuse_req_t request, fuse_file_info* file) {
   const MountContext& mount = context(request);
-  // Who looks whether a page is there must not make the kernel drop it.
-  file->keep_cache = mount.behaviour.keep_cache || fuse_req_ctx(request)->pid == mount.page_reader;
+  // Who looks whether a page is there must not make the kernel drop it. Where each read moves the access time it must be seen.
+  const bool keeps = mount.behaviour.keep_cache && mount.access_time.load(std::memory_order_relaxed) != AccessTime::kStrict;
+  file->keep_cache = keeps || fuse_req_ctx(request)->pid == mount.page_reader;
   file->noflush = 1;  // nothing is held back for the time when a file is closed
   const int access = file->flags & O_ACCMODE;
   file->fh = (access != O_WRONLY ? kOpenForReading : 0) | (access != O_RDONLY ? kOpenForWriting : 0);
@@ -66,16 +75,19 @@ void set_open_reply(fuse_req_t request, fuse_file_info* file) {
 void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
   auto& opened = volume(request);
   set_open_reply(request, file);
-  if (may_write(file)) opened.open_for_writing(InodeNumber(node));
+  if (may_write(file))
+    opened.open_for_writing(InodeNumber(node));
+  else if (file->keep_cache)
+    note_unseen_reads(request, node, file);
   if (fuse_reply_open(request, file) != 0 && may_write(file)) opened.close_for_writing(InodeNumber(node));
 }
 
 void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, fuse_file_info* file) {
   auto& mount = context(request);
-  const bool moves_access_time = (file->flags & O_NOATIME) == 0 && mount.access_time.load(std::memory_order_relaxed);
+  const AccessTime access_time = (file->flags & O_NOATIME) == 0 ? mount.access_time.load(std::memory_order_relaxed) : AccessTime::kKeep;
   const InodeNumber inode(node);
   const auto start = static_cast<std::uint64_t>(offset);
-  const auto lease = mount.volume->read(inode, start, size, moves_access_time);
+  const auto lease = mount.volume->read(inode, start, size, access_time);
   if (!lease && lease.error().code == ErrorCode::kPoisoned && mount.volume->poison_policy(inode).zero) {
     std::vector<std::byte> bytes(size);
     const auto got = mount.volume->read_with_zeros(inode, start, bytes);

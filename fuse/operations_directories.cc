@@ -47,8 +47,13 @@ std::optional<fuse_entry_param> look_up_entry(fuse_req_t request, InodeNumber di
 }  // namespace
 
 // ENOSYS makes the kernel open directories without asking, and keep what it has read of them (and drop it when they
-// change): there is nothing to do when one is opened.
-void opendir(fuse_req_t request, fuse_ino_t, fuse_file_info*) { fuse_reply_err(request, ENOSYS); }
+// change): there is nothing to do when one is opened. Where each reading moves the access time it must be seen.
+void opendir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  if (context(request).directory_access_time.load(std::memory_order_relaxed) == AccessTime::kStrict)
+    fuse_reply_open(request, file);
+  else
+    fuse_reply_err(request, ENOSYS);
+}
 
 void readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t cookie, fuse_file_info*) {
   auto& mount = context(request);
@@ -64,7 +69,7 @@ void readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t cookie
     return true;
   };
   const auto done = mount.volume->read_directory(InodeNumber(node), static_cast<std::uint64_t>(cookie), add,
-                                                 mount.access_time);
+                                                 mount.directory_access_time);
   if (!done && used == 0) return reply_error(request, done.error());
   fuse_reply_buf(request, buffer.data(), used);
 }
@@ -81,7 +86,7 @@ void readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t co
     listed.push_back({std::move(name), item.inode, item.type, item.cookie});
     return true;
   };
-  const auto done = mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), add, mount.access_time);
+  const auto done = mount.volume->read_directory(directory, static_cast<std::uint64_t>(cookie), add, mount.directory_access_time);
   if (!done && listed.empty()) return reply_error(request, done.error());
 
   std::vector<char> buffer(size);

@@ -54,6 +54,15 @@ void undo_create(Volume& volume, InodeNumber directory, const char* name, const 
     (void)volume.unlink(directory, name);
 }
 
+// Of a directory that has another parent now the kernel must forget the listing too, for its "..". (Files keep their pages.)
+void forget_moved(fuse_req_t request, fuse_ino_t node, bool has_other_parent) {
+  const auto attributes = volume(request).attributes(InodeNumber(node));
+  if (has_other_parent && attributes && S_ISDIR(attributes->mode))
+    (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, 0, 0);
+  else
+    forget_attributes(request, node);
+}
+
 // It may have been there for a moment.
 void reply_not_created(fuse_req_t request, fuse_ino_t parent, const Error& error) {
   forget_attributes(request, parent);
@@ -164,27 +173,20 @@ void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
 
 void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
             unsigned flags) {
-  RenameMode mode;
-  switch (flags) {
-    case 0:
-      mode = RenameMode::kReplace;
-      break;
-    case RENAME_NOREPLACE:
-      mode = RenameMode::kNoReplace;
-      break;
-    case RENAME_EXCHANGE:
-      mode = RenameMode::kExchange;
-      break;
-    default:
-      fuse_reply_err(request, EINVAL);
-      return;
-  }
-  const auto renamed = volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode);
+  const unsigned kind = flags & ~RENAME_WHITEOUT;
+  if ((kind != 0 && kind != RENAME_NOREPLACE && kind != RENAME_EXCHANGE) || flags == (RENAME_EXCHANGE | RENAME_WHITEOUT))
+    return (void)fuse_reply_err(request, EINVAL);
+  const RenameMode mode = kind == RENAME_NOREPLACE  ? RenameMode::kNoReplace
+                          : kind == RENAME_EXCHANGE ? RenameMode::kExchange
+                                                    : RenameMode::kReplace;
+  const NewInode whiteout = new_inode(request, S_IFCHR);  // device 0:0, for overlayfs
+  const auto renamed = volume(request).rename(InodeNumber(parent), name, InodeNumber(new_parent), new_name, mode,
+                                              (flags & RENAME_WHITEOUT) != 0 ? &whiteout : nullptr);
   if (!renamed) return reply_error(request, renamed.error());
   announce_names(request, parent);
   if (new_parent != parent) announce_names(request, new_parent);
   for (const fuse_ino_t changed : {renamed->moved.value, renamed->other.value})
-    if (changed != 0) forget_attributes(request, changed);
+    if (changed != 0) forget_moved(request, changed, new_parent != parent);
   fuse_reply_err(request, 0);
 }
 

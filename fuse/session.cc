@@ -41,6 +41,7 @@ Session::Session(std::shared_ptr<Volume> volume, SessionOptions options)
       context_{.volume = std::move(volume),
                .behaviour = options_.behaviour,
                .access_time = options_.behaviour.access_time,
+               .directory_access_time = options_.behaviour.directory_access_time,
                .reflink_sources = options_.reflink_sources},
       volume_number_(context_.volume->number()),
       volume_name_(context_.volume->name()) {
@@ -142,9 +143,10 @@ std::vector<MountedInode> Session::files_open_for_writing() const {
   return files;
 }
 
-Result<> Session::remount(bool read_only, bool access_time) {
+Result<> Session::remount(bool read_only, AccessTime access_time, AccessTime directory_access_time) {
   context_.read_only = read_only;
-  context_.access_time = access_time && !read_only;
+  context_.access_time = read_only ? AccessTime::kKeep : access_time;
+  context_.directory_access_time = read_only ? AccessTime::kKeep : directory_access_time;
   const auto volume = this->volume();
   return read_only && volume != nullptr ? volume->sync_all() : Result<>{};
 }

@@ -61,7 +61,7 @@ class Session {
   std::vector<MountedInode> files_open_for_writing() const;
 
   // The mount's flags change. What is lazy of a mount that may not be written to any more is committed.
-  Result<> remount(bool read_only, bool access_time);
+  Result<> remount(bool read_only, AccessTime access_time, AccessTime directory_access_time);
 
   // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not
   // with a lock held that a request could wait for.

@@ -144,7 +144,7 @@ void readdir(State& state) {
   for (auto _ : state)
     samples.time([&] {
       must(files.engine.volume().read_directory(
-          files.directory, 0, [&](const DirectoryItem&) { return ++entries != 0; }, false));
+          files.directory, 0, [&](const DirectoryItem&) { return ++entries != 0; }, AccessTime::kKeep));
     });
   report_tail(state, samples);
   state.SetItemsProcessed(static_cast<std::int64_t>(entries));
@@ -257,7 +257,7 @@ void read_block(State& state) {
   auto& extents = last_built<Extents>(number_of(state));
   std::size_t next = 0;
   time_batches(state, [&] {
-    const auto lease = extents.engine.volume().read(extents.file, extents.hot[next] * kBlockBytes, kBlockBytes, false);
+    const auto lease = extents.engine.volume().read(extents.file, extents.hot[next] * kBlockBytes, kBlockBytes, AccessTime::kKeep);
     benchmark::DoNotOptimize(lease->pieces().data());
     next = (next + 1) % extents.hot.size();
   });

@@ -105,10 +105,10 @@ Result<> World::remove_directory(std::string_view path) {
   return at.volume->remove_directory(at.directory, at.name);
 }
 
-Result<> World::rename(std::string_view from, std::string_view to, RenameMode mode) {
+Result<> World::rename(std::string_view from, std::string_view to, RenameMode mode, const NewInode* whiteout) {
   const Place a = TRY(place(from));
   const Place b = TRY(place(to));
-  TRY(a.volume->rename(a.directory, a.name, b.directory, b.name, mode));
+  TRY(a.volume->rename(a.directory, a.name, b.directory, b.name, mode, whiteout));
   return {};
 }
 
@@ -233,6 +233,7 @@ namespace {
 
 constexpr std::uint64_t kBlock = kBlockBytes, kMiB = 1 << 20;
 constexpr std::uint64_t kPoolBytes = format::kMinimumPoolBytes;
+const NewInode kWhiteout{.mode = S_IFCHR, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}};
 const std::string kLongTarget(300, 't');
 
 // /small   2.5 blocks, two names (/d/link), attributes
@@ -447,6 +448,8 @@ const Operation kOperations[] = {
     {"rename-directory-over", [](World& w) { return w.rename("/m", "/d/e"); }, {}},
     {"rename-noreplace", [](World& w) { return w.rename("/x", "/d/x", RenameMode::kNoReplace); }, {}},
     {"rename-same-inode", [](World& w) { return w.rename("/small", "/d/link"); }, {}},
+    {"rename-whiteout", [](World& w) { return w.rename("/x", "/d/x", RenameMode::kNoReplace, &kWhiteout); }, {}},
+    {"rename-whiteout-over", [](World& w) { return w.rename("/d/e", "/m", RenameMode::kReplace, &kWhiteout); }, {}},
     {"exchange", [](World& w) { return w.rename("/clone", "/d/link", RenameMode::kExchange); }, {}},
     {"exchange-types", [](World& w) { return w.rename("/border", "/d/e", RenameMode::kExchange); }, {}},
     // attributes

@@ -39,7 +39,7 @@ class World {
   Result<> allocate(std::string_view path, AllocateMode mode, std::uint64_t offset, std::uint64_t length);
   Result<> unlink(std::string_view path);
   Result<> remove_directory(std::string_view path);
-  Result<> rename(std::string_view from, std::string_view to, RenameMode mode = RenameMode::kReplace);
+  Result<> rename(std::string_view from, std::string_view to, RenameMode mode = RenameMode::kReplace, const NewInode* whiteout = nullptr);
   Result<> link(std::string_view from, std::string_view to);
   // The bytes of one file, written to another.
   Result<> copy(std::string_view from, std::string_view to, std::uint64_t to_offset, std::uint64_t length);

@@ -115,7 +115,7 @@ void Exercise::look_at_attributes(const File& file) {
 }
 
 void Exercise::read(const File& file, std::uint64_t offset, std::uint64_t length) {
-  const auto lease = file.volume->read(file.inode, offset, length, true);
+  const auto lease = file.volume->read(file.inode, offset, length);
   if (!lease) {
     if (lease.error().code == ErrorCode::kPoisoned)
       read_zeros(file, offset, std::min<std::uint64_t>(length, kReadBytes));
@@ -310,7 +310,9 @@ void Exercise::operate(const Record& record) {
     case Target::kRemoveDirectory: return (void)volume->remove_directory(one->directory, one->name);
     case Target::kRename: {
       const auto mode = static_cast<RenameMode>(record.field % 3);
-      if (record.field % 2 == 0) return (void)volume->rename(one->directory, one->name, other->directory, other->name, mode);
+      const NewInode whiteout{.mode = S_IFCHR, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}};
+      if (record.field % 2 == 0)
+        return (void)volume->rename(one->directory, one->name, other->directory, other->name, mode, record.field % 8 == 6 ? &whiteout : nullptr);
       return (void)volume->rename(one->directory, one->name, S_ISDIR(other->mode) ? other->inode : kRoot, name, mode);
     }
     case Target::kLink: return (void)volume->link(one->inode, S_ISDIR(other->mode) ? other->inode : kRoot, name);

@@ -223,7 +223,7 @@ TEST_CASE("Errors of unlink, rmdir, rename") {
   CHECK(rename(at / "file", at / "missing", RENAME_EXCHANGE) == ENOENT);
   CHECK(rename(at / "full", at / "full/file", RENAME_EXCHANGE) == EINVAL);
   CHECK(rename(at / "file", at / "link", RENAME_EXCHANGE | RENAME_NOREPLACE) == EINVAL);
-  CHECK(rename(at / "file", at / "new", RENAME_WHITEOUT) == EINVAL);
+  CHECK(rename(at / "file", at / "new", RENAME_EXCHANGE | RENAME_WHITEOUT) == EINVAL);
   CHECK(as_nobody([&] { return rename(at / "full/file", at / "new"); }) == EACCES);
   // A directory of theirs may not be moved to another one when they cannot write its "..".
   CHECK(as_nobody([&] { return error_of(::mkdir((at / "mine").c_str(), 0555)); }) == 0);

@@ -161,6 +161,61 @@ TEST_CASE("Holes, allocation and SEEK_DATA") {
   pool.check_clean();
 }
 
+TEST_CASE("A renamed file leaves a whiteout, as overlayfs wants it") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main");
+  const auto in = [&](const char* name) { return main + "/" + name; };
+  const auto rename = [&](const char* from, const char* to, unsigned flags) {
+    return error_of_call(::renameat2(AT_FDCWD, in(from).c_str(), AT_FDCWD, in(to).c_str(), RENAME_WHITEOUT | flags));
+  };
+  const auto is_whiteout = [&](const char* name) {
+    const auto status = status_of(in(name));
+    return S_ISCHR(status.st_mode) && status.st_rdev == 0 && status.st_nlink == 1;
+  };
+  write_file(in("a"), "1");
+  write_file(in("b"), "22");
+  REQUIRE(::mkdir(in("directory").c_str(), 0755) == 0);
+  REQUIRE(::mkdir(in("other").c_str(), 0755) == 0);
+  CHECK(rename("a", "c", 0) == 0);
+  CHECK(is_whiteout("a"));
+  CHECK(rename("b", "c", RENAME_NOREPLACE) == EEXIST);
+  CHECK(rename("b", "c", RENAME_EXCHANGE) == EINVAL);
+  CHECK(rename("b", "c", 0) == 0);
+  CHECK(is_whiteout("b"));
+  CHECK(read_range(in("c"), 0, 9) == "22");
+  CHECK(rename("directory", "other/inner", RENAME_NOREPLACE) == 0);
+  CHECK(is_whiteout("directory"));
+  CHECK(status_of(main).st_nlink == 3);
+  CHECK(status_of(in("other")).st_nlink == 3);
+  CHECK(rename("missing", "d", 0) == ENOENT);
+  if (pool.run("grep -qw overlay /proc/filesystems").exit_code == 0) {
+    pool.need_run("mkdir main/upper main/work lower merged && echo 1 >lower/f && echo 2 >lower/g");
+    pool.need_run("mount -t overlay overlay -o lowerdir=lower,upperdir=main/upper,workdir=main/work merged");
+    pool.need_run("rm merged/f && mv merged/g merged/h && test \"$(ls merged) $(cat merged/h)\" = 'h 2'; s=$?; umount merged; exit $s");
+  }
+  pool.check_clean();
+}
+
+TEST_CASE("A directory that was moved lists its new parent") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main");
+  pool.need_run("mkdir -p main/a/x main/b");
+  const auto parent_of = [&](const std::string& path) {
+    ino_t parent = 0;
+    DIR* const directory = ::opendir(path.c_str());
+    REQUIRE(directory != nullptr);
+    while (const dirent* entry = ::readdir(directory))
+      if (std::string_view(entry->d_name) == "..") parent = entry->d_ino;
+    ::closedir(directory);
+    return parent;
+  };
+  CHECK(parent_of(main + "/a/x") == status_of(main + "/a").st_ino);
+  fs::rename(main + "/a/x", main + "/b/x");
+  CHECK(parent_of(main + "/b/x") == status_of(main + "/b").st_ino);
+}
+
 TEST_CASE("Names: links, renames, directories, limits") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
@@ -538,8 +593,8 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   drop_pages(main + "/file");
   CHECK(read_range(main + "/file", 0, 10).size() == 10);
   for (const char* name : {"/directory", "/link", "/file"}) CHECK(status_of(main + name).st_atim.tv_sec > 1000);
-  set_old(main + "/file");
   drop_pages(main + "/file");
+  set_old(main + "/file");
   char byte;
   CHECK(::pread(need_open(main + "/file", O_RDONLY | O_NOATIME).get(), &byte, 1, 0) == 1);
   CHECK(status_of(main + "/file").st_atim.tv_sec == 1000);
@@ -553,6 +608,38 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   CHECK(read_range(main + "/file", 0, 10).size() == 10);
   for (const char* name : {"/directory", "/link", "/file"}) CHECK(status_of(main + name).st_atim.tv_sec == 1000);
   pool.need_run("mount.daxcow $POOL main -o remount,atime && ! grep -q ' '$PWD/main' .*noatime' /proc/mounts");
+
+  // Also where the kernel has the pages and the listing.
+  const auto access = [&](const char* name) { return status_of(main + name).st_atim; };
+  const auto moves = [&](const char* name, const std::function<void()>& read) {
+    const timespec before = access(name);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    read();
+    const timespec after = access(name);
+    return before.tv_sec != after.tv_sec || before.tv_nsec != after.tv_nsec;
+  };
+  const auto read_file = [&] { CHECK(read_range(main + "/file", 0, 10).size() == 10); };
+  const auto read_directory = [&] { CHECK(names_in(main + "/directory").empty()); };
+  overwrite(main + "/file", 0, "new");
+  CHECK(moves("/file", read_file));
+  CHECK_FALSE(moves("/file", read_file));  // as relatime says
+  CHECK_FALSE(moves("/file", [&] { status_of(main + "/file"); }));
+  pool.need_run("mount.daxcow $POOL main -o remount,strictatime");
+  CHECK(moves("/file", read_file));
+  CHECK(moves("/file", read_file));
+  pool.need_run("mount.daxcow $POOL main -o remount,nodiratime");
+  set_old(main + "/directory");
+  CHECK_FALSE(moves("/directory", read_directory));
+  overwrite(main + "/file", 0, "old");
+  CHECK(moves("/file", read_file));
+  pool.unmount("main");
+  pool.mount("main", "strictatime");
+  for (int i = 0; i < 2; ++i) {
+    CHECK(moves("/file", read_file));
+    CHECK(moves("/directory", read_directory));
+  }
+  pool.unmount("main");
+  pool.mount("main");
 
   for (const int mode : {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE}) {
     const FileDescriptor file = need_open(main + "/file", O_RDWR);
