@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "fuse/remap_request.h"
+#include "fuse/statx_request.h"
 
 namespace daxcow {
 
@@ -61,13 +63,20 @@ void look_at_request(const char* request, std::size_t length) {
   }
 }
 
+// The reply to a request that libfuse does not know; nothing to all others.
+std::vector<char> answer_unknown(MountContext& mount, std::span<const char> request) {
+  if (mount.volume == nullptr) return {};
+  if (is_statx_request(request)) return answer_statx_request(mount, request);
+  if (kWantsRemap && is_remap_request(request)) return answer_remap_request(mount, request);
+  return {};
+}
+
 ssize_t read_request(int device, void* buffer, std::size_t length, void* userdata) {
   for (;;) {
     const ssize_t got = ::read(device, buffer, length);
     if (got <= 0) return got;
     const std::span request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
-    if (kWantsRemap && is_remap_request(request)) {  // libfuse knows no such request
-      const auto reply = answer_remap_request(*static_cast<MountContext*>(userdata), request);
+    if (const auto reply = answer_unknown(*static_cast<MountContext*>(userdata), request); !reply.empty()) {
       (void)!::write(device, reply.data(), reply.size());  // ENOENT: nobody waits for it any more
       continue;
     }

@@ -1,4 +1,4 @@
-// What passes between libfuse and the kernel, for the two things that libfuse 3.14 does not let through:
+// What passes between libfuse and the kernel, for the three things that libfuse 3.14 does not let through:
 //
 //   - its reply to INIT leaves out flags that it was told to set. Without PARALLEL_DIROPS the kernel sends one lookup
 //   or
@@ -6,6 +6,7 @@
 //     The reply is completed here, with flags that the kernel has offered.
 //   - requests that shall clear set-id bits say so in a field that handlers do not see (FUSE_WRITE_KILL_SUIDGID,
 //     FATTR_KILL_SUIDGID). It is kept for the thread that handles the request.
+//   - requests that it does not know (fuse/statx_request.h, fuse/remap_request.h) are answered before it sees them.
 //
 // Later versions of libfuse set the flags themselves; then nothing is left to do here. The wire format is the kernel's
 // (linux/fuse.h), which never changes incompatibly.

@@ -609,6 +609,23 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   for (const char* name : {"/directory", "/link", "/file"}) CHECK(status_of(main + name).st_atim.tv_sec == 1000);
   pool.need_run("mount.daxcow $POOL main -o remount,atime && ! grep -q ' '$PWD/main' .*noatime' /proc/mounts");
 
+  struct statx status {};
+  REQUIRE(::statx(AT_FDCWD, (main + "/file").c_str(), 0, STATX_BASIC_STATS | STATX_BTIME, &status) == 0);
+  if ((status.stx_mask & STATX_BTIME) != 0) {  // the kernel asks for it since 6.6
+    const auto plain = status_of(main + "/file");
+    CHECK(status.stx_btime.tv_sec > plain.st_mtim.tv_sec - 3600);
+    CHECK((status.stx_size == 4096 && status.stx_nlink == 1 && status.stx_mode == plain.st_mode && status.stx_ino == plain.st_ino));
+    CHECK((status.stx_mtime.tv_nsec == plain.st_mtim.tv_nsec && status.stx_blocks == 8));
+    const auto birth = status.stx_btime;
+    pool.need_run("chmod 600 main/file && mv main/file main/other && mv main/other main/file");
+    REQUIRE(::statx(AT_FDCWD, (main + "/file").c_str(), AT_STATX_FORCE_SYNC, STATX_BTIME, &status) == 0);
+    CHECK((status.stx_btime.tv_sec == birth.tv_sec && status.stx_btime.tv_nsec == birth.tv_nsec));
+    REQUIRE(::statx(AT_FDCWD, "/dev/null", 0, STATX_BASIC_STATS, &status) == 0);
+    pool.need_run("cp -a /dev/null main/null && test \"$(stat -c %t:%T:%W main/null | cut -c1-4)\" = 1:3: && ! stat -c %W main/null | grep -qx 0");
+  } else if (::system("uname -r | awk -F. '{exit !($1 > 6 || ($1 == 6 && $2 >= 6))}'") == 0) {
+    FAIL_CHECK("no time of birth");
+  }
+
   // Also where the kernel has the pages and the listing.
   const auto access = [&](const char* name) { return status_of(main + name).st_atim; };
   const auto moves = [&](const char* name, const std::function<void()>& read) {
