@@ -248,6 +248,7 @@ void Volume::State::note_orphan(const OrphanChange& change) {
     orphan_end = std::max(orphan_end, change.index + 1);
   } else {
     orphan_index.erase(change.inode);
+    unnamed.erase(change.inode);
     orphan_gaps.insert(change.index);
   }
 }

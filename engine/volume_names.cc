@@ -241,9 +241,9 @@ Result<> write_symlink(State& state, Transaction& transaction, InodeRecord& reco
   return {};
 }
 
-// Fills the free inode `made`, which gets its name in `parent` at `position`; `parent` and `made` are the caller's to change.
+// Fills the free inode `made`, which belongs to the transaction already. It gets its name, and its link to that, by the caller.
 Result<InodeRecord*> make_inode(State& state, Transaction& transaction, InodeNumber made, const NewInode& wanted, const InodeRecord& parent,
-                                InodeNumber directory, DirectoryPosition position, Timestamp now) {
+                                Timestamp now) {
   InodeRecord* record = TRY(state.table.occupy(transaction, made));
   record->mode = wanted.mode;
   record->uid = wanted.uid;
@@ -256,7 +256,6 @@ Result<InodeRecord*> make_inode(State& state, Transaction& transaction, InodeNum
   record->device = S_ISBLK(wanted.mode) || S_ISCHR(wanted.mode) ? wanted.device : 0;
   record->generation = TRY(next_generation(transaction));
   for (const TimeIndex which : {kAccess, kModification, kChange, kBirth}) set_time(*record, which, now);
-  TRY(state.add_parent(transaction, *record, directory, position));
   if (S_ISLNK(wanted.mode)) TRY(write_symlink(state, transaction, *record, wanted.symlink_target));
   TRY(state.table.note_used(transaction, made));
   return record;
@@ -281,7 +280,8 @@ Result<Attributes> create_once(State& state, InodeNumber directory, std::string_
     if (S_ISDIR(wanted.mode) && parent->link_count >= kMaximumLinks) return fail(ErrorCode::kTooManyLinks);
     made = TRY(state.table.find_free(transaction));
     if (TRY(state.own_inode(transaction, made))) return Step::kAgain;
-    const InodeRecord* record = TRY(make_inode(state, transaction, made, wanted, *parent, directory, position, now));
+    InodeRecord* record = TRY(make_inode(state, transaction, made, wanted, *parent, now));
+    TRY(state.add_parent(transaction, *record, directory, position));
     TRY(write_entry(transaction, *parent, position, name, made, type_bits(wanted.mode), state.services.graveyard));
     if (S_ISDIR(wanted.mode)) ++parent->link_count;
     touch(state, transaction, *held, *parent, now);
@@ -293,7 +293,38 @@ Result<Attributes> create_once(State& state, InodeNumber directory, std::string_
   return State::attributes_of(made, result, {});
 }
 
+Result<Attributes> create_unnamed_once(State& state, InodeNumber directory, const NewInode& wanted) {
+  const State::Operation operation(state);
+  InodeNumber made;
+  InodeRecord result;
+  State::OrphanChange orphan;
+  const LockGuard guard(state.store.mutex);
+  TRY(state.store.run_locked(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+    if (TRY(state.own_orphans(transaction))) return Step::kAgain;
+    const InodeRecord parent = TRY(state.table.read(transaction, directory));
+    if (!is_directory(parent)) return fail(ErrorCode::kNotDirectory);
+    if (parent.link_count == 0) return fail(ErrorCode::kNotFound);
+    made = TRY(state.table.find_free(transaction));
+    if (TRY(state.own_inode(transaction, made))) return Step::kAgain;
+    InodeRecord* record = TRY(make_inode(state, transaction, made, wanted, parent, current_time()));
+    record->link_count = 0;
+    result = *record;
+    orphan = TRY(state.add_orphan(transaction, made));
+    return Step::kDone;
+  }));
+  state.note_orphan(orphan);
+  state.unnamed.insert(made.value);
+  return State::attributes_of(made, result, {});
+}
+
 }  // namespace
+
+Result<Attributes> Volume::create_unnamed(InodeNumber directory, const NewInode& wanted) {
+  State& state = *state_;
+  TRY(state.writable());
+  if (!S_ISREG(wanted.mode)) return fail(ErrorCode::kInvalid);
+  return state.with_space([&] { return create_unnamed_once(state, directory, wanted); });
+}
 
 Result<Attributes> Volume::create(InodeNumber directory, std::string_view name, const NewInode& wanted) {
   State& state = *state_;
@@ -314,25 +345,34 @@ Result<Attributes> link_once(State& state, InodeNumber inode, InodeNumber direct
   const Timestamp now = current_time();
   const std::uint8_t granules = granules_for(name.size());
   const DirectoryPosition position = index->find_room(granules);
-  TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
-    state.store.mutex.assert_held();
-    if (TRY(state.own_inode(transaction, directory)) || TRY(state.own_directory_block(transaction, directory, position)) ||
-        TRY(state.own_inode(transaction, inode)) || TRY(state.own_attributes(transaction, inode)))
-      return Step::kAgain;
-    InodeRecord* parent = TRY(edit_directory(state, transaction, directory));
-    if (TRY(find_entry(transaction, *parent, *index, name))) return fail(ErrorCode::kExists);
-    InodeRecord* record = TRY(state.table.edit(transaction, inode));
-    if (is_directory(*record)) return fail(ErrorCode::kPermission);
-    if (record->link_count >= kMaximumLinks) return fail(ErrorCode::kTooManyLinks);
-    if (record->link_count == 0) return fail(ErrorCode::kNotFound);
-    ++record->link_count;
-    if (const auto target = state.inodes.find(inode)) state.take_times(transaction, *target, *record);
-    set_time(*record, kChange, now);
-    TRY(state.add_parent(transaction, *record, directory, position));
-    TRY(write_entry(transaction, *parent, position, name, inode, type_bits(record->mode), state.services.graveyard));
-    touch(state, transaction, *held, *parent, now);
-    return Step::kDone;
-  }));
+  {
+    const LockGuard guard(state.store.mutex);
+    State::OrphanChange orphan;
+    TRY(state.store.run_locked(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+      orphan = {};
+      if (TRY(state.own_inode(transaction, directory)) || TRY(state.own_directory_block(transaction, directory, position)) ||
+          TRY(state.own_inode(transaction, inode)) || TRY(state.own_attributes(transaction, inode)) ||
+          (state.unnamed.contains(inode.value) && TRY(state.own_orphans(transaction))))
+        return Step::kAgain;
+      InodeRecord* parent = TRY(edit_directory(state, transaction, directory));
+      if (TRY(find_entry(transaction, *parent, *index, name))) return fail(ErrorCode::kExists);
+      InodeRecord* record = TRY(state.table.edit(transaction, inode));
+      if (is_directory(*record)) return fail(ErrorCode::kPermission);
+      if (record->link_count >= kMaximumLinks) return fail(ErrorCode::kTooManyLinks);
+      if (record->link_count == 0) {
+        if (!state.unnamed.contains(inode.value)) return fail(ErrorCode::kNotFound);
+        orphan = TRY(state.remove_orphan(transaction, inode));
+      }
+      ++record->link_count;
+      if (const auto target = state.inodes.find(inode)) state.take_times(transaction, *target, *record);
+      set_time(*record, kChange, now);
+      TRY(state.add_parent(transaction, *record, directory, position));
+      TRY(write_entry(transaction, *parent, position, name, inode, type_bits(record->mode), state.services.graveyard));
+      touch(state, transaction, *held, *parent, now);
+      return Step::kDone;
+    }));
+    state.note_orphan(orphan);
+  }
   index->insert(name_hash(name), position, granules);
   state.charge_index(*held);
   return state.attributes_of(inode);
@@ -551,7 +591,8 @@ class Rename {
       TRY(write_entry(transaction, to_parent, position, to_.name, moved.inode, moved.type, graveyard));
     }
     if (whiteout_ != nullptr) {
-      TRY(make_inode(state_, transaction, made_, *whiteout_, from_parent, from_.directory, moved.position, now));
+      InodeRecord* record = TRY(make_inode(state_, transaction, made_, *whiteout_, from_parent, now));
+      TRY(state_.add_parent(transaction, *record, from_.directory, moved.position));
       TRY(retarget_entry(transaction, from_parent, moved.position, made_, type_bits(whiteout_->mode), graveyard));
     } else {
       TRY(erase_entry(transaction, from_parent, moved.position, graveyard));

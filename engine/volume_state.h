@@ -10,6 +10,7 @@
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "engine/attribute_list.h"
@@ -71,6 +72,7 @@ struct Volume::State {
   std::unordered_map<std::uint64_t, std::uint64_t> orphan_index;  // inode -> index in the list
   std::set<std::uint64_t> orphan_gaps;
   std::uint64_t orphan_end = 0;
+  std::unordered_set<std::uint64_t> unnamed;  // of the orphans, those that never had a name and may get one
 
   // --- an operation: gate and epoch, from first look-up to reply ----------------------------------------------------------
   class Operation {

@@ -37,7 +37,7 @@ void announce_names(fuse_req_t request, fuse_ino_t directory);
 Result<Attributes> as_told(fuse_req_t request, const Attributes& attributes);
 // What a new inode of the caller looks like; `mode` with its type.
 NewInode new_inode(fuse_req_t request, std::uint32_t mode);
-// Creates an inode with what it inherits from its directory.
+// Creates an inode with what it inherits from its directory; without a name (null): see Volume::create_unnamed().
 Result<Attributes> create_inode(fuse_req_t request, fuse_ino_t parent, const char* name, NewInode inode);
 
 // --- operations_names.cc ---

@@ -8,6 +8,7 @@
 
 #include "fuse/acl.h"
 #include "fuse/handlers.h"
+#include "fuse/transport.h"
 
 namespace daxcow::handlers {
 
@@ -48,10 +49,14 @@ Result<> store_inherited(Volume& volume, const Attributes& created, const Acl& i
 }
 
 void undo_create(Volume& volume, InodeNumber directory, const char* name, const Attributes& created) {
-  if (S_ISDIR(created.mode))
+  if (name == nullptr) {
+    volume.remember(created.inode);
+    volume.forget(created.inode, 1);  // that was all that kept it
+  } else if (S_ISDIR(created.mode)) {
     (void)volume.remove_directory(directory, name);
-  else
+  } else {
     (void)volume.unlink(directory, name);
+  }
 }
 
 // Of a directory that has another parent now the kernel must forget the listing too, for its "..". (Files keep their pages.)
@@ -85,17 +90,20 @@ NewInode new_inode(fuse_req_t request, std::uint32_t mode) {
 Result<Attributes> create_inode(fuse_req_t request, fuse_ino_t parent, const char* name, NewInode inode) {
   auto& mount = context(request);
   const InodeNumber directory(parent);
-  if (!mount.behaviour.access_lists || S_ISLNK(inode.mode)) return mount.volume->create(directory, name, inode);
+  const auto create = [&] {
+    return name != nullptr ? mount.volume->create(directory, name, inode) : mount.volume->create_unnamed(directory, inode);
+  };
+  if (!mount.behaviour.access_lists || S_ISLNK(inode.mode)) return create();
 
   const auto inherited = TRY(default_acl(*mount.volume, directory));
   if (!inherited) {
     inode.mode &= ~(fuse_req_ctx(request)->umask & 0777);
-    return mount.volume->create(directory, name, inode);
+    return create();
   }
   Acl access = *inherited;
   access.restrict_to(inode.mode);
   inode.mode = (inode.mode & ~0777u) | access.mode_bits();
-  auto created = TRY(mount.volume->create(directory, name, inode));
+  auto created = TRY(create());
   if (auto stored = store_inherited(*mount.volume, created, *inherited, access); !stored) {
     undo_create(*mount.volume, directory, name, created);
     return std::unexpected(stored.error());
@@ -142,7 +150,8 @@ void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const ch
 }
 
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
-  const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
+  const char* const wanted = request_is_unnamed() ? nullptr : name;
+  const auto created = create_inode(request, parent, wanted, new_inode(request, S_IFREG | (mode & 07777)));
   if (!created) return reply_not_created(request, parent, created.error());
   auto& mount = context(request);
   announce_names(request, parent);

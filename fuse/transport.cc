@@ -27,7 +27,7 @@ constexpr bool kWantsRemap = false;  // see fuse/remap_request.h
 // INIT is the first request of a session and is handled by the thread that read it, as every request.
 thread_local std::uint64_t init_request = 0;  // its `unique`; 0: this thread handles no INIT
 thread_local std::uint32_t init_offered = 0, init_offered2 = 0;
-thread_local bool kills_set_id = false;
+thread_local bool kills_set_id = false, is_unnamed = false;
 
 template <class T>
 T load(const char* from) {
@@ -36,11 +36,12 @@ T load(const char* from) {
   return value;
 }
 
-void look_at_request(const char* request, std::size_t length) {
+void look_at_request(char* request, std::size_t length) {
   kills_set_id = false;
+  is_unnamed = false;
   init_request = 0;
   if (length < sizeof(fuse_in_header)) return;
-  const auto header = load<fuse_in_header>(request);
+  auto header = load<fuse_in_header>(request);
   const char* body = request + sizeof header;
   const std::size_t body_bytes = length - sizeof header;
   const auto field = [&](std::size_t offset) {
@@ -51,6 +52,11 @@ void look_at_request(const char* request, std::size_t length) {
       init_request = header.unique;
       init_offered = field(offsetof(fuse_init_in, flags));
       init_offered2 = (init_offered & FUSE_INIT_EXT) != 0 ? field(offsetof(fuse_init_in, flags2)) : 0;
+      break;
+    case FUSE_TMPFILE:
+      is_unnamed = true;
+      header.opcode = FUSE_CREATE;
+      std::memcpy(request, &header, sizeof header);
       break;
     case FUSE_WRITE:
       kills_set_id = (field(offsetof(fuse_write_in, write_flags)) & FUSE_WRITE_KILL_SUIDGID) != 0;
@@ -80,7 +86,7 @@ ssize_t read_request(int device, void* buffer, std::size_t length, void* userdat
       (void)!::write(device, reply.data(), reply.size());  // ENOENT: nobody waits for it any more
       continue;
     }
-    look_at_request(request.data(), request.size());
+    look_at_request(static_cast<char*>(buffer), request.size());
     return got;
   }
 }
@@ -121,6 +127,7 @@ Result<> attach_transport(fuse_session* session, int device) {
   return {};
 }
 
+bool request_is_unnamed() { return is_unnamed; }
 bool request_kills_set_id() { return kills_set_id; }
 
 }  // namespace daxcow

@@ -186,6 +186,19 @@ void World::let_go() {
   held_.clear();
 }
 
+Result<> World::make_unnamed(std::string_view directory, std::string_view link_to) {
+  Volume& volume = *TRY(place(directory)).volume;
+  const Attributes made = TRY(volume.create_unnamed(TRY(inode(directory)), {.mode = S_IFREG | 0600, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}}));
+  volume.remember(made.inode);
+  held_.emplace_back(volume.shared_from_this(), made.inode);
+  const std::string bytes = content(2 * kBlockBytes);
+  TRY(volume.write(made.inode, 0, std::as_bytes(std::span(bytes))));
+  if (link_to.empty()) return {};
+  const Place to = TRY(place(link_to));
+  TRY(to.volume->link(made.inode, to.directory, to.name));
+  return {};
+}
+
 Result<> World::poison(std::string_view path, FileBlock block) {
   const Place at = TRY(place(path));
   std::optional<BlockNumber> found;
@@ -435,6 +448,8 @@ const Operation kOperations[] = {
        return {};
      },
      {}},
+    {"tmpfile", [](World& w) { return w.make_unnamed("/d"); }, {}},
+    {"tmpfile-linked", [](World& w) { return w.make_unnamed("/", "/d/u"); }, {}},
     {"rmdir", [](World& w) { return w.remove_directory("/d/e"); }, {}},
     {"rename", [](World& w) { return w.rename("/small", "/d/r"); }, {}},
     {"rename-over", [](World& w) { return w.rename("/empty", "/clone"); }, {}},

@@ -56,6 +56,8 @@ class World {
   // As a process that has the file open: it stays when its name goes.
   Result<> hold(std::string_view path);
   void let_go();
+  // O_TMPFILE in a directory, with two blocks of content; link_to: the name that it gets then, or none. It is held.
+  Result<> make_unnamed(std::string_view directory, std::string_view link_to = {});
   // Makes the block that holds this part of the file go bad.
   Result<> poison(std::string_view path, FileBlock block);
   // The same while a kernel has the page of this file, and (written_to) a program may have written to that.

@@ -288,6 +288,14 @@ void Exercise::operate(const Record& record) {
   const InodeNumber directory = one != nullptr && S_ISDIR(one->mode) ? one->inode : kRoot;
   switch (record.target) {
     case Target::kCreate: {
+      if (record.value % 32 == 31) {
+        const auto unnamed = volume->create_unnamed(directory, {.mode = S_IFREG | 0600, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}});
+        if (!unnamed) return;
+        volume->remember(unnamed->inode);
+        (void)volume->write(unnamed->inode, record.value >> 32, std::span(content()).first(kWriteBytes), {});
+        if (record.value % 64 == 63) (void)volume->link(unnamed->inode, directory, name);
+        return volume->forget(unnamed->inode, 1);
+      }
       static constexpr std::uint32_t kModes[] = {S_IFREG | 0644, S_IFDIR | 0755, S_IFLNK | 0777, S_IFIFO | 0600};
       const std::uint32_t mode = kModes[record.field % std::size(kModes)];
       const std::string target(record.field % 8 < 4 ? 20 : 200, 't');

@@ -89,11 +89,15 @@ TEST_CASE("Errors of open, creat, truncate") {
   CHECK(open(at.long_name(), O_RDWR | O_CREAT) == ENAMETOOLONG);
   CHECK(open(at.long_path(), O_RDONLY) == ENAMETOOLONG);
   CHECK(open(at / "fifo", O_WRONLY | O_NONBLOCK) == ENXIO);
-  CHECK(open(at / "", O_TMPFILE | O_RDWR) == EOPNOTSUPP);
+  CHECK(open(at / "", O_TMPFILE | O_RDWR) == 0);
+  CHECK(open(at / "", O_TMPFILE | O_RDONLY) == EINVAL);
+  CHECK(open(at / "file", O_TMPFILE | O_RDWR) == ENOTDIR);
+  CHECK(open(at / "none", O_TMPFILE | O_RDWR) == ENOENT);
   REQUIRE(::chmod((at / "file").c_str(), 0400) == 0);
   CHECK(as_nobody([&] { return open(at / "file", O_RDONLY); }) == EACCES);
   CHECK(as_nobody([&] { return open(at / "private/file", O_RDONLY); }) == EACCES);
   CHECK(as_nobody([&] { return open(at / "full/new", O_RDWR | O_CREAT); }) == EACCES);
+  CHECK(as_nobody([&] { return open(at / "full", O_RDWR | O_TMPFILE); }) == EACCES);
   REQUIRE(::chmod((at / "file").c_str(), 0666) == 0);
   CHECK(as_nobody([&] { return open(at / "file", O_RDONLY | O_NOATIME); }) == EPERM);
   at.pool.need_run("cp /bin/sleep main/program");

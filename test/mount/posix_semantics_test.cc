@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -117,6 +118,67 @@ TEST_CASE("An open file lives on without a name, and when another takes its name
   CHECK((::openat(removed.get(), "x", O_CREAT | O_RDWR, 0644) < 0 && errno == ENOENT));
 }
 
+TEST_CASE("O_TMPFILE: a file without a name gets one by a link, or goes with its descriptor") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool;
+  const std::string main = pool.mount("main");
+  REQUIRE(::mkdir((main + "/d").c_str(), 0755) == 0);
+  const auto free_blocks = [&] {
+    struct statvfs status {};
+    REQUIRE(::statvfs(main.c_str(), &status) == 0);
+    return status.f_bfree;
+  };
+  const auto link_to = [&](const FileDescriptor& file, const std::string& name) {
+    const std::string path = fmt::format("/proc/self/fd/{}", file.get());
+    return ::linkat(AT_FDCWD, path.c_str(), AT_FDCWD, (main + name).c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+  };
+  const std::string content = pattern(7, 256);
+  const auto before = free_blocks();
+  {
+    const FileDescriptor file = need_open(main + "/d", O_TMPFILE | O_RDWR, 0640);
+    REQUIRE(::write(file.get(), content.data(), content.size()) == ssize_t(content.size()));
+    struct stat status {};
+    REQUIRE(::fstat(file.get(), &status) == 0);
+    CHECK(status.st_nlink == 0);
+    CHECK(status.st_mode == (S_IFREG | 0640));
+    CHECK(::fsetxattr(file.get(), "user.kept", "1", 1, 0) == 0);
+    CHECK(::fsync(file.get()) == 0);
+    CHECK(fs::is_empty(main + "/d"));
+    CHECK(link_to(file, "/d") == EEXIST);
+    CHECK(link_to(file, "/d/named") == 0);
+    CHECK(link_to(file, "/d/again") == 0);
+    REQUIRE(::fstat(file.get(), &status) == 0);
+    CHECK(status.st_nlink == 2);
+  }
+  CHECK(read_range(main + "/d/named", 0, content.size() + 1) == content);
+  char value = 0;
+  CHECK(::getxattr((main + "/d/again").c_str(), "user.kept", &value, 1) == 1);
+  REQUIRE(::unlink((main + "/d/again").c_str()) == 0);
+  const auto with_one = free_blocks();
+  CHECK(with_one + 256 <= before);
+  {
+    // Those that end with their descriptors; O_EXCL: "shall never have a name".
+    const FileDescriptor file = need_open(main + "/d", O_TMPFILE | O_WRONLY | O_EXCL, 0600);
+    REQUIRE(::write(file.get(), content.data(), content.size()) == ssize_t(content.size()));
+    CHECK(link_to(file, "/d/never") == ENOENT);
+    CHECK(free_blocks() + 256 <= with_one);
+    const FileDescriptor other = need_open(main, O_TMPFILE | O_RDWR, 0600);
+    REQUIRE(::ftruncate(other.get(), 1 << 30) == 0);
+  }
+  CHECK(wait_until([&] { return free_blocks() == with_one; }));
+  {
+    // One that a killed daemon leaves behind is gone when the volume is mounted again.
+    const FileDescriptor file = need_open(main, O_TMPFILE | O_WRONLY, 0600);
+    REQUIRE(::write(file.get(), content.data(), content.size()) == ssize_t(content.size()));
+    REQUIRE(::fsync(file.get()) == 0);
+    pool.kill_daemon();
+  }
+  pool.mount("main");
+  CHECK(read_range(main + "/d/named", 0, content.size() + 1) == content);
+  CHECK(wait_until([&] { return free_blocks() == with_one; }));
+  pool.check_clean();
+}
+
 TEST_CASE("Identity: numbers stay, '..' follows a move, links reach over directories") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
@@ -211,10 +273,22 @@ TEST_CASE("What a new inode inherits: umask, set-gid directories, default access
              open_error(directory + "/setgid", O_CREAT | O_RDWR, 02770);
     });
   };
+  // O_TMPFILE inherits the same.
+  const auto make_unnamed_in = [&](const std::string& directory) {
+    REQUIRE(as_user(1000, 1000, [&] {
+      ::umask(027);
+      const FileDescriptor file(::open(directory.c_str(), O_TMPFILE | O_RDWR, 0666));
+      const std::string path = fmt::format("/proc/self/fd/{}", file.get());
+      return ::linkat(AT_FDCWD, path.c_str(), AT_FDCWD, (directory + "/unnamed").c_str(), AT_SYMLINK_FOLLOW);
+    }) == 0);
+    return status_of(directory + "/unnamed");
+  };
   REQUIRE(make_in(main + "/plain") == 0);
   CHECK(mode_of(main + "/plain/file") == 0640);
   CHECK(mode_of(main + "/plain/sub") == 0750);
   CHECK(status_of(main + "/plain/file").st_gid == 1000);
+  CHECK(make_unnamed_in(main + "/plain").st_mode == (S_IFREG | 0640));
+  CHECK(make_unnamed_in(main + "/group").st_gid == 50);
   REQUIRE(make_in(main + "/group") == 0);
   CHECK(status_of(main + "/group/file").st_gid == 50);
   CHECK(status_of(main + "/group/sub").st_gid == 50);
@@ -227,6 +301,8 @@ TEST_CASE("What a new inode inherits: umask, set-gid directories, default access
   REQUIRE(make_in(main + "/acl") == 0);
   CHECK(mode_of(main + "/acl/file") == 0660);
   CHECK(mode_of(main + "/acl/sub") == 0770);
+  CHECK(make_unnamed_in(main + "/acl").st_mode == (S_IFREG | 0660));
+  CHECK(pool.need_run("getfacl -cpE main/acl/unnamed | grep 1234") == "user:1234:rwx\n");
   CHECK(pool.need_run("getfacl -cpE main/acl/file | grep 1234") == "user:1234:rwx\n");
   CHECK(pool.need_run("getfacl -cpd main/acl/sub | grep 1234") == "user:1234:rwx\n");
   CHECK(as_user(1234, 1234, [&] { return open_error(main + "/acl/file", O_RDWR); }) == 0);
