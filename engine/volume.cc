@@ -293,7 +293,9 @@ Result<> Volume::State::reclaim(InodeNumber inode) {
   OrphanChange change;
   {
     const LockGuard guard(store.mutex);
-    if (!orphan_index.contains(inode.value)) return {};
+    // Whoever saw it forgotten may come late: by now somebody may have opened it again and taken its last name away, or the
+    // number may be that of a new file. Then the next to forget it comes here.
+    if (!orphan_index.contains(inode.value) || inodes.is_remembered(inode)) return {};
     TRY(store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(own_inode(transaction, inode)) || TRY(own_orphans(transaction))) return Step::kAgain;
       InodeRecord* record = TRY(table.edit(transaction, inode));

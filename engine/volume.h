@@ -155,8 +155,8 @@ class Volume : public std::enable_shared_from_this<Volume> {
   Result<Attributes> lookup(InodeNumber directory, std::string_view name);  // "." and ".." included; kNotFound
   // mkdir, mknod, creat, symlink. kExists, kNameTooLong, kTooManyLinks.
   Result<Attributes> create(InodeNumber directory, std::string_view name, const NewInode& inode);
-  // O_TMPFILE: a regular file without a name, which is reclaimed like an unlinked one, or gets a name by link(). It is the
-  // caller's to remember() it. `directory`: whose group it may inherit.
+  // O_TMPFILE: a regular file without a name, which is reclaimed like an unlinked one, or gets a name by link(). It is
+  // remembered, once: the caller's to forget(). `directory`: whose group it may inherit.
   Result<Attributes> create_unnamed(InodeNumber directory, const NewInode& inode);
   Result<Attributes> link(InodeNumber inode, InodeNumber directory, std::string_view name);
   Result<> unlink(InodeNumber directory, std::string_view name);  // kIsDirectory

@@ -314,6 +314,7 @@ Result<Attributes> create_unnamed_once(State& state, InodeNumber directory, cons
   }));
   state.note_orphan(orphan);
   state.unnamed.insert(made.value);
+  state.inodes.remember(made, 1);  // not a moment later: nothing else keeps it
   return State::attributes_of(made, result, {});
 }
 

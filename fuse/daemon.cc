@@ -37,9 +37,9 @@ using nlohmann::json;
 constexpr auto kFirstConnectionTime = 30s;  // a daemon that nobody talks to ends
 constexpr auto kLazyUnmountTime = 3s;       // how long a stop waits for those who use the mounts
 
-AccessTime access_time_in(const json& request, const char* key) {
+std::optional<AccessTime> access_time_in(const json& request, const char* key) {
   const auto found = request.find(key);
-  if (found == request.end() || !found->is_number_unsigned() || *found > static_cast<unsigned>(AccessTime::kStrict)) return AccessTime::kRelative;
+  if (found == request.end() || !found->is_number_unsigned() || *found > static_cast<unsigned>(AccessTime::kStrict)) return std::nullopt;
   return found->get<AccessTime>();
 }
 
@@ -50,8 +50,8 @@ MountBehaviour to_behaviour(const json& request) {
   b.keep_cache = request.value("keep_cache", b.keep_cache);
   b.rescue = request.value("rescue", b.rescue);
   b.writeback_cache = request.value("writeback_cache", b.writeback_cache);
-  b.access_time = access_time_in(request, "access_time");
-  b.directory_access_time = access_time_in(request, "directory_access_time");
+  b.access_time = access_time_in(request, "access_time").value_or(b.access_time);
+  b.directory_access_time = access_time_in(request, "directory_access_time").value_or(b.directory_access_time);
   b.access_lists = request.value("access_lists", b.access_lists);
   b.maximum_write_bytes = request.value("max_write", b.maximum_write_bytes);
   return b;

@@ -9,7 +9,7 @@
 //   {"op": "mounted", major, minor}                      with the st_dev of the new mount; the reply is {}.
 // If the connection ends in between, the volume is given back.
 //
-//   {"op": "remount", major, minor, read_only, access_time, directory_access_time}     the reply is {}
+//   {"op": "remount", major, minor, read_only[, access_time, directory_access_time]}   the reply is {}
 // comes before a mount is made writable, which may be refused, and after other changes of its flags.
 //
 // A daemon that is about to end replies {"ending": true} to everything: the caller tries again, with the next daemon.

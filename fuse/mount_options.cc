@@ -145,9 +145,10 @@ Result<> take_option(std::string_view option, MountOptions& options, bool sloppy
     options.kernel_flags = known->set ? options.kernel_flags | known->flag : options.kernel_flags & ~known->flag;
     options.read_only = (options.kernel_flags & MS_RDONLY) != 0;
     auto& files = options.behaviour.access_time;
-    files = (options.kernel_flags & MS_NOATIME) != 0       ? AccessTime::kKeep
-            : (options.kernel_flags & MS_STRICTATIME) != 0 ? AccessTime::kStrict
-                                                           : AccessTime::kRelative;
+    files = (options.kernel_flags & MS_STRICTATIME) != 0 ? AccessTime::kStrict  // the kernel's order
+            : (options.kernel_flags & MS_NOATIME) != 0   ? AccessTime::kKeep
+                                                         : AccessTime::kRelative;
+    if ((known->flag & (MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME)) != 0) options.names_access_times = true;
     options.behaviour.directory_access_time = (options.kernel_flags & MS_NODIRATIME) != 0 ? AccessTime::kKeep : files;
     return {};
   }

@@ -17,6 +17,7 @@ struct MountOptions {
   bool read_only = false;
   bool allow_other = true;
   bool remount = false;
+  bool names_access_times = false;  // one of relatime, noatime, ... was among them
   MountBehaviour behaviour;
   unsigned threads = 4;
   std::uint64_t read_ahead_bytes = 256 << 10;  // 0: none

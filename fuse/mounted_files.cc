@@ -16,7 +16,7 @@ FileDescriptor open_mounted(int root, MountedInode file) {
   handle.node_high = static_cast<std::uint32_t>(file.inode.value >> 32);
   handle.node_low = static_cast<std::uint32_t>(file.inode.value);
   handle.generation = static_cast<std::uint32_t>(file.generation);
-  return FileDescriptor(::open_by_handle_at(root, &handle.head, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  return FileDescriptor(::open_by_handle_at(root, &handle.head, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOATIME));
 }
 
 }  // namespace daxcow

@@ -127,19 +127,22 @@ Result<std::vector<std::string>> mount_pool(const MountRequest& request, const s
 Result<> remount(const MountRequest& request) {
   const auto mounted = TRY(find_mount(request.directory));
   if (!mounted) return fail(ErrorCode::kInvalid, fmt::format("{} is not a daxcow mount", request.directory));
+  nlohmann::json command{{"op", "remount"},
+                         {"major", major(mounted->device)},
+                         {"minor", minor(mounted->device)},
+                         {"read_only", request.options.read_only}};
+  unsigned long access_times = 0;  // without a word about them, the kernel and the daemon keep what they have
+  if (request.options.names_access_times) {
+    command["access_time"] = request.options.behaviour.access_time;
+    command["directory_access_time"] = request.options.behaviour.directory_access_time;
+    if (request.options.behaviour.access_time == AccessTime::kRelative) access_times = MS_RELATIME;
+  }
   const auto tell = [&]() -> Result<> {
-    const auto told = TRY(call_daemon(mounted->source, {{"op", "remount"},
-                                                        {"major", major(mounted->device)},
-                                                        {"minor", minor(mounted->device)},
-                                                        {"read_only", request.options.read_only},
-                                                        {"access_time", request.options.behaviour.access_time},
-                                                        {"directory_access_time", request.options.behaviour.directory_access_time}}));
+    const auto told = TRY(call_daemon(mounted->source, command));
     if (!told) return fail(ErrorCode::kNotFound, fmt::format("no daemon serves {} any more", mounted->source));
     return {};
   };
   if (!request.options.read_only) TRY(tell());
-  // Without a word about access times the kernel would keep what it had.
-  const unsigned long access_times = request.options.behaviour.access_time == AccessTime::kRelative ? MS_RELATIME : 0;
   if (::mount("none", request.directory.c_str(), nullptr, MS_REMOUNT | access_times | request.options.kernel_flags, nullptr) != 0)
     return std::unexpected(Error::from_errno(errno, fmt::format("cannot remount {}", request.directory)));
   return request.options.read_only ? tell() : Result<>{};

@@ -17,7 +17,7 @@ void want_not(fuse_conn_info* connection, unsigned capability) { connection->wan
 void init(void* userdata, fuse_conn_info* connection) {
   const auto& behaviour = static_cast<MountContext*>(userdata)->behaviour;
   want(connection, FUSE_CAP_EXPORT_SUPPORT);
-  want(connection, FUSE_CAP_CACHE_SYMLINKS);
+  if (behaviour.access_time != AccessTime::kStrict) want(connection, FUSE_CAP_CACHE_SYMLINKS);
   want(connection, FUSE_CAP_READDIRPLUS);
   want(connection, FUSE_CAP_READDIRPLUS_AUTO);
   // Our own writes change the modification time too: the kernel must not take that as a sign of stale pages.

@@ -50,7 +50,6 @@ Result<> store_inherited(Volume& volume, const Attributes& created, const Acl& i
 
 void undo_create(Volume& volume, InodeNumber directory, const char* name, const Attributes& created) {
   if (name == nullptr) {
-    volume.remember(created.inode);
     volume.forget(created.inode, 1);  // that was all that kept it
   } else if (S_ISDIR(created.mode)) {
     (void)volume.remove_directory(directory, name);
@@ -157,7 +156,7 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
   announce_names(request, parent);
   const auto entry = to_entry(mount, *created);
   set_open_reply(request, file);
-  mount.volume->remember(created->inode);
+  if (wanted != nullptr) mount.volume->remember(created->inode);
   if (may_write(file)) mount.volume->open_for_writing(created->inode);
   if (fuse_reply_create(request, &entry, file) == 0) return;
   if (may_write(file)) mount.volume->close_for_writing(created->inode);

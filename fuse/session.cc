@@ -143,10 +143,14 @@ std::vector<MountedInode> Session::files_open_for_writing() const {
   return files;
 }
 
-Result<> Session::remount(bool read_only, AccessTime access_time, AccessTime directory_access_time) {
+Result<> Session::remount(bool read_only, std::optional<AccessTime> access_time, std::optional<AccessTime> directory_access_time) {
+  const std::lock_guard lock(remount_mutex_);
+  auto& wanted = options_.behaviour;
+  wanted.access_time = access_time.value_or(wanted.access_time);
+  wanted.directory_access_time = directory_access_time.value_or(wanted.directory_access_time);
   context_.read_only = read_only;
-  context_.access_time = read_only ? AccessTime::kKeep : access_time;
-  context_.directory_access_time = read_only ? AccessTime::kKeep : directory_access_time;
+  context_.access_time = read_only ? AccessTime::kKeep : wanted.access_time;
+  context_.directory_access_time = read_only ? AccessTime::kKeep : wanted.directory_access_time;
   const auto volume = this->volume();
   return read_only && volume != nullptr ? volume->sync_all() : Result<>{};
 }

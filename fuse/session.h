@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -60,8 +61,9 @@ class Session {
   // Whose pages the kernel may have to write yet; empty after finish().
   std::vector<MountedInode> files_open_for_writing() const;
 
-  // The mount's flags change. What is lazy of a mount that may not be written to any more is committed.
-  Result<> remount(bool read_only, AccessTime access_time, AccessTime directory_access_time);
+  // The mount's flags change; access times without a value stay as they were. What is lazy of a mount that may not be written
+  // to any more is committed.
+  Result<> remount(bool read_only, std::optional<AccessTime> access_time, std::optional<AccessTime> directory_access_time);
 
   // Makes the kernel forget the pages of a range (dirty ones are written first) and the attributes of the inode. Not
   // with a lock held that a request could wait for.
@@ -95,6 +97,7 @@ class Session {
   std::thread thread_;
   std::atomic<bool> ended_ = false;
   std::atomic<dev_t> st_dev_ = 0;
+  std::mutex remount_mutex_;      // what options_ says of access times, after the start
   std::shared_mutex page_mutex_;  // shared: by who makes the kernel ask the session's threads, and waits for that
   bool stopping_ = false;         // page_mutex_
 };

@@ -1,6 +1,7 @@
 #include "fuse/transport.h"
 
 #include <linux/fuse.h>
+#include <pthread.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -77,11 +78,24 @@ std::vector<char> answer_unknown(MountContext& mount, std::span<const char> requ
   return {};
 }
 
+// libfuse lets its threads be cancelled while they read, which ends where what they run here has locks.
+class AnswersWhole {
+ public:
+  AnswersWhole() { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~AnswersWhole() { ::pthread_setcancelstate(before_, nullptr); }
+  AnswersWhole(const AnswersWhole&) = delete;
+  AnswersWhole& operator=(const AnswersWhole&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
 ssize_t read_request(int device, void* buffer, std::size_t length, void* userdata) {
   for (;;) {
     const ssize_t got = ::read(device, buffer, length);
     if (got <= 0) return got;
     const std::span request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
+    const AnswersWhole whole;
     if (const auto reply = answer_unknown(*static_cast<MountContext*>(userdata), request); !reply.empty()) {
       (void)!::write(device, reply.data(), reply.size());  // ENOENT: nobody waits for it any more
       continue;

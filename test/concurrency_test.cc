@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <cstring>
 #include <random>
@@ -152,6 +153,53 @@ TEST_CASE("snapshots and clones under load: nothing moves, nothing is mixed up")
   REQUIRE(report.has_value());
   for (const auto& finding : report->findings) UNSCOPED_INFO(name_of(finding.kind) << " " << finding.where << ": " << finding.what);
   CHECK(report->finding_count == 0u);
+}
+
+TEST_CASE("an inode that is forgotten while another opens and unlinks it stays for the other") {
+  auto medium = DramMedium::create(64 << 20);
+  REQUIRE(medium.has_value());
+  REQUIRE(Pool::format(**medium, {.label = {}, .progress = {}}).has_value());
+  const auto pool = std::move(*Pool::open(std::move(*medium), {.log = {}}));
+  const auto volume = *pool->mount("main", false);
+  std::barrier together(2);
+  std::atomic<InodeNumber> shared = format::kRootInode;
+  constexpr int kRounds = 4000;
+  std::thread forgetter([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      together.arrive_and_wait();
+      volume->forget(shared, 1);
+      together.arrive_and_wait();
+    }
+  });
+  std::atomic<bool> stop = false;  // others keep what both wait for
+  std::thread busy([&] {
+    while (!stop) {
+      (void)volume->create(format::kRootInode, "other", {.mode = S_IFREG | 0644, .symlink_target = {}});
+      (void)volume->unlink(format::kRootInode, "other");
+    }
+  });
+  int lost = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    const auto made = volume->create(format::kRootInode, "file", {.mode = S_IFREG | 0644, .symlink_target = {}});
+    const bool good = made.has_value();
+    if (good) {
+      volume->remember(made->inode);
+      shared = made->inode;
+    }
+    together.arrive_and_wait();
+    const auto found = volume->lookup(format::kRootInode, "file");
+    if (found) volume->remember(found->inode);
+    const bool unlinked = volume->unlink(format::kRootInode, "file").has_value();
+    together.arrive_and_wait();
+    const auto still = found ? volume->attributes(found->inode) : found;
+    if (!good || !unlinked || !still || still->generation != found->generation) ++lost;
+    if (found) volume->forget(found->inode, 1);
+  }
+  forgetter.join();
+  stop = true;
+  busy.join();
+  CHECK(lost == 0);
+  CHECK(check(*pool, {.progress = {}})->finding_count == 0u);
 }
 
 }  // namespace daxcow

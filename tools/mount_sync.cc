@@ -9,7 +9,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/file_descriptor.h"
@@ -23,7 +26,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kPatienceMilliseconds = 30'000;  // for each file
+constexpr int kPatienceMilliseconds = 30'000;  // for each file, and in all twice that for those that it was not enough for
 
 Result<std::vector<MountedInode>> files_open_for_writing(PoolAccess& access, dev_t device) {
   const json reply = TRY(access.call({{"op", "open-for-writing"}, {"major", major(device)}, {"minor", minor(device)}}));
@@ -40,36 +43,64 @@ int sync_file(int root, MountedInode inode) {
   return ::fsync(file.get()) == 0 ? 0 : errno;
 }
 
-// In a process of its own: fsync waits, whatever signals come, for the lock of the file, and who holds that may be a program
-// that writes from a mapping which never answers.
-Result<> sync_files(int root, const std::vector<MountedInode>& files) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return std::unexpected(Error::from_errno(errno, "pipe"));
-  const FileDescriptor results(ends[0]);
-  FileDescriptor done(ends[1]);
-  const pid_t child = ::fork();
-  if (child < 0) return std::unexpected(Error::from_errno(errno, "fork"));
-  if (child == 0) {
-    for (const MountedInode& file : files) {
-      const int error = sync_file(root, file);
-      if (::write(done.get(), &error, sizeof error) != sizeof error) break;
+// Syncs files one after another in a process of its own: fsync waits, whatever signals come, for the lock of the file, and who
+// holds that may be a program that writes from a mapping which never answers.
+class SyncingProcess {
+ public:
+  static Result<SyncingProcess> start(int root, std::span<const MountedInode> files) {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) return std::unexpected(Error::from_errno(errno, "pipe"));
+    FileDescriptor results(ends[0]);
+    const FileDescriptor done(ends[1]);
+    const pid_t child = ::fork();
+    if (child < 0) return std::unexpected(Error::from_errno(errno, "fork"));
+    if (child == 0) {
+      for (const MountedInode& file : files) {
+        const int error = sync_file(root, file);
+        if (::write(done.get(), &error, sizeof error) != sizeof error) break;
+      }
+      ::_exit(0);
     }
-    ::_exit(0);
+    return SyncingProcess(child, std::move(results));
   }
-  done.reset();
+
+  // errno of the next file; ETIMEDOUT if there is none by then.
+  int next(int milliseconds) {
+    pollfd ready{results_.get(), POLLIN, 0};
+    int error = 0;
+    if (::poll(&ready, 1, milliseconds) == 0) return ETIMEDOUT;
+    return ::read(results_.get(), &error, sizeof error) == sizeof error ? error : EIO;
+  }
+  void finish() { ::waitpid(child_, nullptr, 0); }
+  void abandon() { ::kill(child_, SIGKILL); }  // it ends when it can
+
+ private:
+  SyncingProcess(pid_t child, FileDescriptor results) : child_(child), results_(std::move(results)) {}
+
+  pid_t child_;
+  FileDescriptor results_;
+};
+
+// All that can be; the error is the last one.
+Result<> sync_files(int root, std::span<const MountedInode> files) {
   Result<> all;
-  for (const MountedInode& file : files) {
-    const std::string what = fmt::format("inode {} cannot be written", file.inode.value);
-    pollfd ready{results.get(), POLLIN, 0};
-    int error = ETIMEDOUT;
-    if (::poll(&ready, 1, kPatienceMilliseconds) == 0) {
-      ::kill(child, SIGKILL);  // it ends when it can
-      return std::unexpected(Error::from_errno(error, what));
+  int patience = 2 * kPatienceMilliseconds;
+  while (!files.empty()) {
+    auto process = TRY(SyncingProcess::start(root, files));
+    int error = 0;
+    while (!files.empty() && error != ETIMEDOUT) {
+      const int wait = std::min(patience, kPatienceMilliseconds);
+      error = process.next(wait);
+      if (error == ETIMEDOUT) patience -= wait;
+      if (error != 0) all = std::unexpected(Error::from_errno(error, fmt::format("inode {} cannot be written", files.front().inode.value)));
+      files = files.subspan(1);
     }
-    if (::read(results.get(), &error, sizeof error) != sizeof error) error = EIO;
-    if (error != 0) all = std::unexpected(Error::from_errno(error, what));
+    if (error != ETIMEDOUT)
+      process.finish();
+    else
+      process.abandon();
+    if (patience == 0) break;
   }
-  ::waitpid(child, nullptr, 0);
   return all;
 }
 

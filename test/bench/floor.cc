@@ -7,10 +7,9 @@
 //
 //   daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY
 //
-//   --data SIZE   keeps data in memory of that size (file offsets wrap around in it, all files share it): what copying
-//   it costs
-//   --announce    tells the kernel to forget the attributes of a directory that was changed, as daxcow does: what that
-//   costs
+//   --data SIZE   keeps data in memory of that size (file offsets wrap around in it, all files share it): what copying it costs
+//   --announce    tells the kernel to forget the attributes of each directory that was changed, as daxcow must where others
+//                 are asking for them: what that costs
 //
 // Stays in the foreground until it is unmounted.
 #include <fcntl.h>

@@ -189,7 +189,6 @@ void World::let_go() {
 Result<> World::make_unnamed(std::string_view directory, std::string_view link_to) {
   Volume& volume = *TRY(place(directory)).volume;
   const Attributes made = TRY(volume.create_unnamed(TRY(inode(directory)), {.mode = S_IFREG | 0600, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}}));
-  volume.remember(made.inode);
   held_.emplace_back(volume.shared_from_this(), made.inode);
   const std::string bytes = content(2 * kBlockBytes);
   TRY(volume.write(made.inode, 0, std::as_bytes(std::span(bytes))));

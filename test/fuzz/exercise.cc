@@ -291,7 +291,6 @@ void Exercise::operate(const Record& record) {
       if (record.value % 32 == 31) {
         const auto unnamed = volume->create_unnamed(directory, {.mode = S_IFREG | 0600, .uid = 0, .gid = 0, .device = 0, .symlink_target = {}});
         if (!unnamed) return;
-        volume->remember(unnamed->inode);
         (void)volume->write(unnamed->inode, record.value >> 32, std::span(content()).first(kWriteBytes), {});
         if (record.value % 64 == 63) (void)volume->link(unnamed->inode, directory, name);
         return volume->forget(unnamed->inode, 1);

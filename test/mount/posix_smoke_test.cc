@@ -644,6 +644,12 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   pool.need_run("mount.daxcow $POOL main -o remount,strictatime");
   CHECK(moves("/file", read_file));
   CHECK(moves("/file", read_file));
+  pool.need_run("mount.daxcow $POOL main -o remount,noexec");  // nothing of access times: they stay
+  pool.need_run("mount.daxcow $POOL main -o remount,ro && mount.daxcow $POOL main -o remount,rw");
+  CHECK(moves("/file", read_file));
+  CHECK(moves("/file", read_file));
+  pool.need_run("mount.daxcow $POOL main -o remount,noatime,strictatime");  // of the two the kernel takes this one
+  CHECK(moves("/file", read_file));
   pool.need_run("mount.daxcow $POOL main -o remount,nodiratime");
   set_old(main + "/directory");
   CHECK_FALSE(moves("/directory", read_directory));
@@ -654,6 +660,11 @@ TEST_CASE("Times: what reading, allocating and renaming moves") {
   for (int i = 0; i < 2; ++i) {
     CHECK(moves("/file", read_file));
     CHECK(moves("/directory", read_directory));
+    CHECK(moves("/link", [&] { CHECK(fs::read_symlink(main + "/link") == "target"); }));
+  }
+  {
+    const FileDescriptor writing = need_open(main + "/file", O_RDWR);
+    CHECK_FALSE(moves("/file", [&] { pool.need_run("daxcow snapshot $POOL main times && daxcow volume delete $POOL times"); }));
   }
   pool.unmount("main");
   pool.mount("main");

@@ -63,7 +63,7 @@ def engine_curves(programs, maximum, log):
         log("daxcow_engine_bench was not built (google-benchmark: .ci/install-packages --with-bench): no costs by size")
         return {}, None
     done = subprocess.run([program, "--benchmark_format=json", "--benchmark_min_time=0.1"], capture_output=True, text=True,
-                          env={**os.environ, "DAXCOW_BENCH_MAXIMUM": str(maximum)})
+                          env={"DAXCOW_BENCH_MAXIMUM": str(maximum), **os.environ})
     if done.returncode != 0:
         log(f"daxcow_engine_bench failed: {done.stderr.strip().splitlines()[-1:]}")
         return {}, None
