@@ -112,6 +112,7 @@ Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOpt
       noted = pool->state_->note_opening();
     }
     TRY(noted);
+    pool->state_->is_noted = true;
   }
   pool->state_->tell_shutdown();
   if (options.background) {
@@ -124,16 +125,17 @@ Result<std::unique_ptr<Pool>> Pool::open(std::unique_ptr<Medium> medium, PoolOpt
 
 Result<> Pool::begin_writing() {
   State& state = *state_;
-  if (!store_->read_only()) return {};
+  if (state.is_noted) return {};
   return state.poison.begin_writing([&]() -> Result<> {
     const LockGuard guard(state.table_mutex);
-    if (!store_->read_only()) return {};
-    TRY(store_->begin_writing(*state.overlay));
-    TRY(state.note_opening());
+    if (state.is_noted) return {};
+    if (store_->read_only()) TRY(store_->begin_writing(*state.overlay));
+    TRY(state.note_opening());  // may fail, and be tried again
     state.options.read_only = false;
     if (state.shutdown.last != LastShutdown::kPowerLost) state.tell_shutdown();  // that was said
     if (state.options.background) state.start_background();
-    if (state.options.patrol) return state.patrol.start_thread(state.options.patrol_bytes_per_second);
+    if (state.options.patrol) TRY(state.patrol.start_thread(state.options.patrol_bytes_per_second));
+    state.is_noted = true;
     return {};
   });
 }
@@ -284,7 +286,7 @@ void Pool::State::tell_shutdown() {
 // --- background ------------------------------------------------------------------------------------------------------
 
 void Pool::State::start_background() {
-  background_thread = std::thread([this] { background(); });
+  if (!background_thread.joinable()) background_thread = std::thread([this] { background(); });
 }
 
 void Pool::State::stop_background() {

@@ -1,6 +1,7 @@
 // The inside of a Pool.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -55,6 +56,7 @@ struct Pool::State final : PoisonHost {
   void tell_shutdown();
   // The pool is in use from now on.
   Result<> note_opening();
+  std::atomic<bool> is_noted = false;  // and what a pool that is written to needs is running
 
   // --- background ----------------------------------------------------------------------------------------------------------
   void start_background();

@@ -205,8 +205,10 @@ Result<> Volume::State::commit_times(InodeState& state) {
 }
 
 Result<> Volume::State::commit_all_times() {
-  for (const auto& state : inodes.all()) TRY(commit_times(*state));
-  return {};
+  Result<> all;  // one that cannot be committed, for want of room say, keeps no other back
+  for (const auto& state : inodes.all())
+    if (auto done = commit_times(*state); !done && all) all = std::move(done);
+  return all;
 }
 
 // --- orphans -----------------------------------------------------------------------------------------------------------
@@ -310,8 +312,13 @@ Result<> Volume::State::reclaim(InodeNumber inode) {
     }));
     note_orphan(change);
     // Before anybody can get the number again: its next file must not begin with this lock and these memos, and lose them
-    // to those who come later.
+    // to those who come later; nor with times that somebody is about to commit.
+    if (const auto held = inodes.find(inode)) {
+      const LockGuard times_guard(held->times_mutex);
+      held->times = {};
+    }
     inodes.drop(inode);
+    forget_zeroed(inode);
   }
   if (buried && services.wake_background) services.wake_background();
   return {};
@@ -365,20 +372,21 @@ void Volume::note_failed_write(InodeNumber inode) { state_->inodes.note_failed_w
 
 bool Volume::is_remembered(InodeNumber inode) const { return state_->inodes.is_remembered(inode); }
 
-void Volume::forget(InodeNumber inode, std::uint64_t count) {
-  State& state = *state_;
-  if (!state.inodes.forget(inode, count) || state.read_only) return;
-  const State::Operation operation(state);
-  const auto held = state.inodes.find(inode);
+void Volume::forget(InodeNumber inode, std::uint64_t count) { state_->forget(inode, count); }
+
+void Volume::State::forget(InodeNumber inode, std::uint64_t count) {
+  if (!inodes.forget(inode, count) || read_only) return;
+  const Operation operation(*this);
+  const auto held = inodes.find(inode);
   bool orphan;
   {
-    const LockGuard guard(state.store.mutex);
-    orphan = state.orphan_index.contains(inode.value);
+    const LockGuard guard(store.mutex);
+    orphan = orphan_index.contains(inode.value);
   }
   if (orphan) {
-    if (auto done = state.reclaim(inode); !done) state.store.log("reclaiming an inode: " + describe(done.error()));
+    if (auto done = reclaim(inode); !done) store.log("reclaiming an inode: " + describe(done.error()));
   } else if (held) {
-    if (auto done = state.commit_times(*held); !done) state.store.log("committing times: " + describe(done.error()));
+    if (auto done = commit_times(*held); !done) store.log("committing times: " + describe(done.error()));
   }
 }
 

@@ -98,8 +98,6 @@ class Clone {
     if (length == 0) return 0;
     if (from_offset % kBlockBytes != to_offset % kBlockBytes) return copy(from_offset, to_offset, length);
 
-    from_.exclusive.forget();
-    to_.exclusive.forget();
     TRY(zero_behind_end(to_volume_, to_, to_offset));
     if (!same_file && changes_content_ && from_offset == 0 && to_offset == 0 && length == source.size_bytes &&
         target.size_bytes <= length) {
@@ -172,8 +170,15 @@ class Clone {
     set_time(record, kChange, now);
   }
 
+  // Right before blocks become shared: what was copied around them may have made new ones.
+  void end_memos() {
+    from_.exclusive.forget();
+    to_.exclusive.forget();
+  }
+
   // A whole file in place of another: eight root entries, whatever is below, and whatever the target has had.
   Result<> share_root() {
+    end_memos();
     TRY(to_volume_.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(to_volume_.own_inode(transaction, to_.number))) return Step::kAgain;
       const InodeRecord source = TRY(from_volume_.table.read(transaction, from_.number));
@@ -186,13 +191,12 @@ class Clone {
       finish(transaction, *record, source.size_bytes);
       return Step::kDone;
     }));
-    from_.exclusive.forget();
-    to_.exclusive.forget();
     if (to_volume_.services.wake_background) to_volume_.services.wake_background();
     return {};
   }
 
   Result<std::uint64_t> share_blocks(FileBlock source, FileRange target, std::uint64_t end_bytes) {
+    end_memos();
     std::uint64_t done = 0;
     while (done < target.count) {
       const FileRange rest{target.first + done, target.count - done};
@@ -284,6 +288,7 @@ Result<std::uint64_t> Volume::clone_range_to(InodeNumber from, std::uint64_t fro
 Result<ReflinkDone> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
                                     ReflinkMode mode, std::uint32_t clear_mode) {
   if (mode != ReflinkMode::kCompare) TRY(to_volume.state_->writable());
+  const State::Kept source(*state_, from.inode);  // who named it may have closed it since, and removed it
   return to_volume.state_->with_space([&] {
     return clone_between<ReflinkDone>(*state_, from.inode, *to_volume.state_, to,
                                       [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });

@@ -195,7 +195,7 @@ bool read_readable(Store& store, std::uint64_t at, std::span<std::byte> to) {
 
 Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t offset, std::span<std::byte> to) {
   State& state = *state_;
-  std::vector<FileBlock> zeroed;
+  std::vector<std::pair<FileBlock, BlockNumber>> zeroed;
   std::uint64_t length = 0;
   {  // not around what follows: the path is asked for through the gate, which nobody may enter twice
     const State::Operation operation(state);
@@ -210,13 +210,13 @@ Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t o
         const std::uint64_t from = piece.offset + done;
         count = std::min(piece.length - done, kBlockBytes - from % kBlockBytes);
         if (read_readable(state.store, piece.at + done, to.subspan(from - offset, count)))
-          zeroed.push_back(FileBlock(from / kBlockBytes));
+          zeroed.emplace_back(FileBlock(from / kBlockBytes), BlockNumber((piece.at + done) / kBlockBytes));
       }
       return {};
     }));
   }
-  for (const FileBlock block : zeroed) {
-    if (!state.note_zeroed(inode, block)) continue;
+  for (const auto& [block, lost] : zeroed) {
+    if (!state.note_zeroed(inode, block, lost)) continue;
     Event event;
     event.kind = EventKind::kDataZeroed;
     event.volume = name_;
@@ -232,9 +232,17 @@ Result<std::uint64_t> Volume::read_with_zeros(InodeNumber inode, std::uint64_t o
   return length;
 }
 
-bool State::note_zeroed(InodeNumber inode, FileBlock block) {
+bool State::note_zeroed(InodeNumber inode, FileBlock block, BlockNumber lost) {
   const LockGuard guard(zeroed_mutex);
-  return zeroed.size() < kMaximumZeroed && zeroed.emplace(inode.value, block.value).second;
+  const std::pair place(inode.value, block.value);
+  if (zeroed.size() >= kMaximumZeroed && !zeroed.contains(place)) return false;
+  const auto [it, is_new] = zeroed.emplace(place, lost);
+  return std::exchange(it->second, lost) != lost || is_new;
+}
+
+void State::forget_zeroed(InodeNumber inode) {
+  const LockGuard guard(zeroed_mutex);
+  zeroed.erase(zeroed.lower_bound({inode.value, 0}), zeroed.lower_bound({inode.value + 1, 0}));
 }
 
 bool State::may_have_been_zeroed(InodeNumber inode, FileBlock block) {
@@ -297,6 +305,7 @@ Result<bool> State::holds(InodeNumber inode, FileBlock at, BlockNumber block) {
 
 Result<bool> State::restore_page(InodeNumber inode, FileBlock at, BlockNumber bad, const Block& page) {
   TRY(writable());
+  const Kept kept(*this, inode);
   const Operation operation(*this);
   const auto held = inodes.get(inode);
   const std::unique_lock lock(held->lock);

@@ -60,10 +60,11 @@ struct Volume::State {
   InodeStates inodes;
   // Blocks of files that were read as zeros, and told of; a kernel's page of such a block is not what was in it.
   Mutex zeroed_mutex;
-  std::set<std::pair<std::uint64_t, std::uint64_t>> zeroed;  // zeroed_mutex; inode and file block
+  std::map<std::pair<std::uint64_t, std::uint64_t>, BlockNumber> zeroed;  // zeroed_mutex; inode and file block -> the lost one
   static constexpr std::size_t kMaximumZeroed = 10'000;
-  // Before the zeros are handed out. True the first time, as long as there is room.
-  bool note_zeroed(InodeNumber inode, FileBlock block);
+  // Before the zeros are handed out. True the first time for this lost block, as long as there is room.
+  bool note_zeroed(InodeNumber inode, FileBlock block, BlockNumber lost);
+  void forget_zeroed(InodeNumber inode);  // of a file that is gone, as its pages are
   bool may_have_been_zeroed(InodeNumber inode, FileBlock block);
   // Memos of exclusive blocks made before this value are void (snapshots).
   std::atomic<std::uint64_t> sharing_generation{1};
@@ -73,6 +74,26 @@ struct Volume::State {
   std::set<std::uint64_t> orphan_gaps;
   std::uint64_t orphan_end = 0;
   std::unordered_set<std::uint64_t> unnamed;  // of the orphans, those that never had a name and may get one
+
+  // Takes the kernel's references back; the last one of a file without a name ends it. Not in an operation.
+  void forget(InodeNumber inode, std::uint64_t count);
+
+  // Keeps an inode, as a reference of the kernel does, while something is done to it by number that the kernel does not know
+  // of. What is found of it afterwards (its generation, a block) stays true of that number. Around operations, not in one.
+  class Kept {
+   public:
+    Kept(State& state, InodeNumber inode) : state_(state), inode_(inode) {
+      state_.inodes.remember(inode_, 1);
+      const LockGuard guard(state_.store.mutex);  // a reclaim that has not seen that is over
+    }
+    ~Kept() { state_.forget(inode_, 1); }
+    Kept(const Kept&) = delete;
+    Kept& operator=(const Kept&) = delete;
+
+   private:
+    State& state_;
+    InodeNumber inode_;
+  };
 
   // --- an operation: gate and epoch, from first look-up to reply ----------------------------------------------------------
   class Operation {

@@ -98,7 +98,8 @@ void write_pages(const Session& session) {
 void detach(const Session& session) {
   for (const std::string& mount_point : mount_points(session)) {
     struct stat status {};
-    if (::lstat(mount_point.c_str(), &status) == 0 && status.st_dev == session.device())  // not what is mounted above it
+    if (::lstat(mount_point.c_str(), &status) == 0 && status.st_dev == session.device() &&  // not what is mounted above it
+        session.is_connected())
       ::umount2(mount_point.c_str(), MNT_DETACH);
   }
 }
@@ -393,7 +394,8 @@ std::shared_ptr<Session> Daemon::find_session(VolumeNumber volume) {
 
 std::shared_ptr<Session> Daemon::find_session(dev_t st_dev) {
   std::lock_guard lock(mutex_);
-  const auto found = std::ranges::find(sessions_, st_dev, &Session::device);
+  // The number of a mount that is gone may be another's by now.
+  const auto found = std::ranges::find_if(sessions_, [&](const auto& session) { return session->device() == st_dev && session->is_connected(); });
   return found == sessions_.end() ? nullptr : *found;
 }
 

@@ -176,7 +176,7 @@ std::uint64_t Session::read_cached(InodeNumber inode, std::uint64_t offset, std:
     if (count > 0) bytes = static_cast<std::uint64_t>(count);
   }
   context_.page_reader = 0;
-  return bytes;
+  return is_connected() ? bytes : 0;  // else what was read may be of another mount, with the same st_dev
 }
 
 void Session::invalidate(InodeNumber inode, std::uint64_t offset, std::uint64_t length) {

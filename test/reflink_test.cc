@@ -2,9 +2,13 @@
 #include <linux/fuse.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/format.h"
@@ -77,6 +81,74 @@ TEST_CASE("A whole file takes the place of another in one step, whatever that ha
   REQUIRE(bench.volume->reflink(from, *bench.volume, larger.inode, {}, ReflinkMode::kReplace)->bytes == 50'000);
   CHECK(bench.read(larger.inode) == content);
   CHECK(bench.error_of(from, from, {}, ReflinkMode::kReplace) == ErrorCode::kInvalid);
+}
+
+TEST_CASE("What a file has of itself twice stays apart, whatever of it was copied and what shared") {
+  Bench bench;
+  const auto bytes_of = [](const std::string& content) { return std::as_bytes(std::span(content)); };
+  for (const std::size_t size : {4'196u, 4'096u, 5'000u, 8'292u, 12'388u}) {
+    for (const std::size_t from : {0u, 1u, 100u, 4'000u, 4'096u, 4'196u}) {
+      for (const std::size_t distance : {4'096u, 8'192u, 12'288u}) {
+        if (from >= size) continue;
+        const std::size_t length = std::min<std::size_t>(size - from, distance), to = from + distance;
+        std::string model = text(size, 5);
+        const auto file = bench.file("twice", model);
+        INFO(size << " bytes, " << length << " of them from " << from << " to " << to);
+        REQUIRE(bench.volume->write(file.inode, 0, bytes_of(model.substr(0, 1))).has_value());  // its memo
+        for (std::size_t done = 0; done < length;) {
+          const auto step = bench.volume->clone_range(file.inode, from + done, file.inode, to + done, length - done);
+          REQUIRE((step.has_value() && *step != 0));
+          done += *step;
+        }
+        model.resize(std::max(model.size(), to + length), '\0');
+        std::memmove(model.data() + to, model.data() + from, length);
+        REQUIRE(bench.read(file.inode) == model);
+        for (std::size_t at = 10; at < model.size(); at += 4'096) {
+          model[at] = '!';
+          REQUIRE(bench.volume->write(file.inode, at, bytes_of("!")).has_value());
+          REQUIRE(bench.read(file.inode) == model);
+        }
+        REQUIRE(bench.volume->unlink(format::kRootInode, "twice").has_value());
+      }
+    }
+  }
+}
+
+TEST_CASE("A source that loses its last reference while it is cloned stays until the end") {
+  Bench bench;
+  constexpr std::uint64_t kPiece = 4 << 20, kPieces = 128;  // half a gibibyte of the same blocks: hundreds of transactions
+  const auto seed = bench.file("seed", std::string(kPiece, 'A'));
+  int whole = 0;
+  for (int round = 0; round < 12; ++round) {
+    const auto from = bench.file("from", {}), to = bench.file("to", {});
+    for (std::uint64_t i = 0; i < kPieces; ++i)
+      REQUIRE(bench.volume->clone_range(seed.inode, 0, from.inode, i * kPiece, kPiece).value_or(0) == kPiece);
+    bench.volume->remember(from.inode);
+    REQUIRE(bench.volume->unlink(format::kRootInode, "from").has_value());
+    std::atomic<bool> begun = false;
+    std::thread other([&] {
+      while (!begun) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::microseconds(300 * round));
+      bench.volume->forget(from.inode, 1);
+      bench.file("next", std::string(kPiece, 'S'));  // it may get the number
+    });
+    begun = true;
+    const auto done = bench.volume->reflink(from, *bench.volume, to.inode, {0, 4096, kPieces * kPiece}, ReflinkMode::kClone);
+    other.join();
+    int strange = 0;
+    for (std::uint64_t at = 4096; done && at < kPieces * kPiece; at += kPiece / 2) {
+      char byte = 0;
+      REQUIRE(bench.volume->read(to.inode, at, std::as_writable_bytes(std::span(&byte, 1))).has_value());
+      strange += byte != 'A';
+    }
+    CHECK(strange == 0);
+    whole += done.has_value();
+    if (!done) CHECK(done.error().code == ErrorCode::kStale);  // it was forgotten before
+    for (const char* name : {"to", "next"}) REQUIRE(bench.volume->unlink(format::kRootInode, name).has_value());
+    bench.pool->settle();
+    CHECK_FALSE(bench.volume->attributes(from.inode).has_value());
+  }
+  CHECK(whole > 0);
 }
 
 TEST_CASE("A source that has become another file is not cloned") {
