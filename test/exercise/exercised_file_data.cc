@@ -319,6 +319,13 @@ void ExercisedFile::copy_from(ExercisedFile& source, Kind way) {
   if (random.one_in(2) && source.territory_.is_whole())
     from.offset = std::min(from.offset / kPage * kPage + to.offset % kPage, source.model_.maximum() - from.length);
   std::uint64_t length = std::min(from.length, to.length);
+  if (&source == this && territory_.is_whole() && model_.size() != 0 && random.one_in(4)) {
+    // The end of the file behind itself, so that its last page may be on both sides.
+    length = 1 + random.below(std::min(model_.size(), length));
+    from.offset = model_.size() - length;
+    to.offset = from.offset + (length + kPage - 1) / kPage * kPage;
+    if (to.offset + length > model_.maximum()) return;
+  }
   if (&source == this) length = std::min(length, from.offset < to.offset ? to.offset - from.offset : from.offset - to.offset);
   if (length == 0) return copy_overlapping();
   note(way, {to.offset, length}, 0, &source, from.offset);
