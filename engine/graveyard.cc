@@ -67,7 +67,7 @@ Result<> PoolGraveyard::bury_children(Transaction& transaction, MapEntry entry, 
 }
 
 Result<> PoolGraveyard::set_aside(std::uint64_t index, std::uint64_t entry) {
-  return store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  return store_.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     const ForkEdit fork = edit_data_fork(*inode, LeafKind::kGraveyard);
     if (TRY(entry_count(*inode)) <= index || index < stuck_) return Step::kDone;
@@ -83,7 +83,7 @@ Result<> PoolGraveyard::set_aside(std::uint64_t index, std::uint64_t entry) {
 Result<bool> PoolGraveyard::step() {
   bool any = false;
   std::uint64_t index = 0, taken = 0;
-  const auto done = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  const auto done = store_.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     any = false;
     InodeRecord* inode = TRY(table_.edit(transaction, format::kGraveyardInode));
     if (TRY(entry_count(*inode)) <= stuck_) return Step::kDone;

@@ -51,7 +51,7 @@ Result<> Patrol::load_locked() {
 
 void Patrol::save_locked() {
   if (store_.read_only()) return;
-  const auto saved = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  const auto saved = store_.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     mutex_.assert_held();
     Block* roots = TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots));
     roots->as<format::Roots>().scrub = record_;

@@ -363,7 +363,7 @@ bool Poison::record(const Sectors& ledger, const std::function<void(format::Root
     for (const auto& [block, sectors] : ledger) store_.ledger().set(block, sectors);
     return true;
   }
-  const auto recorded = store_.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  const auto recorded = store_.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     for (const auto& [block, sectors] : ledger) TRY(transaction.set_ledger(block, sectors));
     if (count) count(TRY(transaction.edit(format::kRootsBlock, format::BlockType::kRoots))->as<format::Roots>());
     return Step::kDone;

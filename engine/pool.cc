@@ -32,7 +32,7 @@ Result<> make_reserved(InodeTable& table, Transaction& transaction, InodeNumber 
 }
 
 Result<> make_volume_zero(Store& store) {
-  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  return store.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     const Timestamp now = current_time();
     Block* roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots));
     InodeRecord& zero = roots->as<format::Roots>().volume_zero;
@@ -146,7 +146,7 @@ Pool::~Pool() {
   state_->stop_background();
   state_->poison.stop();
   if (!store_->read_only()) {
-    auto done = store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    auto done = store_->run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().in_use = 0;
       return Step::kDone;
     });
@@ -261,7 +261,7 @@ void Pool::State::ledger_grew() {
 
 Result<> Pool::State::note_opening() {
   const auto identity = store.medium().identity();
-  return store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  return store.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     auto& roots = TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>();
     ++roots.mount_count;
     roots.in_use = 1;

@@ -107,7 +107,7 @@ Result<> Pool::State::remove_entry(std::string_view name) {
   const std::unique_lock lock(held->lock);
   const auto index = TRY(zero.index_of(*held));
   FoundEntry entry;
-  TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  TRY(store.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     InodeRecord* root = TRY(zero.table.edit(transaction, format::kRootInode));
     const auto found = TRY(find_entry(transaction, *root, *index, name));
     if (!found) return fail(ErrorCode::kNotFound);
@@ -273,7 +273,7 @@ Result<> Pool::rollback(std::string_view name, std::string_view snapshot_name) {
   const auto mounted = state_->mounted(snapshot.number);
   std::unique_lock<Gate> gate;
   if (mounted) gate = std::unique_lock(mounted->state().gate);
-  TRY(store_->run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  TRY(store_->run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     const InodeRecord from = TRY(state_->zero.table.read(transaction, snapshot.number));
     InodeRecord* record = TRY(state_->zero.table.edit(transaction, volume.number));
     TRY(state_->graveyard.bury_fork(transaction, edit_data_fork(*record, LeafKind::kInodes)));

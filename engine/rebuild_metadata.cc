@@ -83,7 +83,7 @@ Result<> rebuild_leaf(Store& store, BlockNumber leaf) REQUIRES(store.mutex) {
   if (records.size() > keys->count)
     std::erase_if(records, [](const ReverseRecord& record) { return record.kind == format::RecordKind::kLedger; });
   if (records.size() != keys->count) return fail(ErrorCode::kDamaged);
-  return store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  return store.run_locked(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     auto& content = TRY(transaction.remake(leaf))->as<format::ReverseLeaf>();
     for (unsigned slot = 0; slot < records.size(); ++slot) reverse_leaf::put(content, slot, records[slot]);
     return Step::kDone;

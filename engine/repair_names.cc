@@ -190,7 +190,7 @@ class VolumeRepair {
                          return {};
                        }));
     for (const std::uint64_t index : wrong)
-      TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
         if (TRY(state_.own_orphans(transaction))) return Step::kAgain;
         InodeRecord* record = TRY(state_.table.edit(transaction, format::kOrphansInode));
         Block* block = TRY(edit_leaf(transaction, edit_data_fork(*record, LeafKind::kOrphans),
@@ -212,7 +212,7 @@ class VolumeRepair {
     const auto present = state_.table.read(reader(), number);
     if (present || present.error().code != ErrorCode::kStale)
       return present ? Result<>{} : Result<>(std::unexpected(present.error()));
-    TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, number))) return Step::kAgain;
       InodeRecord* record = TRY(state_.table.occupy(transaction, number));
       record->mode = mode;
@@ -289,7 +289,7 @@ class VolumeRepair {
   }
 
   Result<> edit_entry(const Link& at, FunctionRef<Result<>(Transaction&, InodeRecord&)> edit) {
-    return change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    return change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       const InodeNumber directory(at.directory);
       if (TRY(state_.own_inode(transaction, directory)) ||
           TRY(state_.own_directory_block(transaction, directory, at.cookie)))
@@ -359,7 +359,7 @@ class VolumeRepair {
   // It was deleted: the next mount frees it.
   Result<> list_orphan(std::uint64_t number) {
     Volume::State::OrphanChange listed;
-    TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_orphans(transaction))) return Step::kAgain;
       listed = TRY(state_.add_orphan(transaction, InodeNumber(number)));
       return Step::kDone;
@@ -388,7 +388,7 @@ class VolumeRepair {
   Result<> add_entry(InodeNumber directory, DirectoryIndex& index, const std::string& name, std::uint64_t inode,
                      std::uint8_t type) {
     const DirectoryPosition position = index.find_room(granules_for(name.size()));
-    TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, directory)) ||
           TRY(state_.own_directory_block(transaction, directory, position)))
         return Step::kAgain;
@@ -415,7 +415,7 @@ class VolumeRepair {
     }
     const DirectoryPosition position = index->find_room(granules_for(name.size()));
     InodeNumber made;
-    TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, format::kRootInode)) ||
           TRY(state_.own_directory_block(transaction, format::kRootInode, position)))
         return Step::kAgain;
@@ -455,7 +455,7 @@ class VolumeRepair {
                              [&](const Link& link) { return link != parent; });
     }
     if (inode.link_count == links && parent == inode.parent && further == inode.further) return {};
-    TRY(change(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state_.own_inode(transaction, InodeNumber(number))) ||
           TRY(state_.own_attributes(transaction, InodeNumber(number))))
         return Step::kAgain;
@@ -532,7 +532,7 @@ Result<> enter_bad_data(Store& store, Actions& actions) {
     if (!store.holds_data({at, 1}) || (store.ledger().mask(at) & mask) == mask) continue;
     if (TRY(store.reverse_map().count_references(store.metadata(), at, 1)) == 0) continue;
     const auto all = static_cast<std::uint8_t>(store.ledger().mask(at) | mask);
-    TRY(store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(store.run_locked(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       TRY(transaction.set_ledger(at, all));
       return Step::kDone;
     }));

@@ -81,7 +81,7 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
     auto reservation = TRY(store.reserve_and_store(from, content));
     const BlockNumber to = reservation.run().first;
     std::size_t count = 0;
-    TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(store.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       const std::vector<Place> places = TRY(some_places(transaction, from));
       count = places.size();
       for (const Place& place : places) TRY(move_reference(transaction, place, from, to));
@@ -95,7 +95,7 @@ Result<std::uint64_t> repoint(Store& store, BlockNumber from, const Block& conte
 
 Result<bool> move_metadata(Store& store, BlockNumber from) {
   bool moved = false;
-  TRY(store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  TRY(store.run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
     const format::BlockDescriptor descriptor = transaction.descriptor(from);
     switch (descriptor.type) {
       case format::BlockType::kFree:

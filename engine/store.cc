@@ -161,7 +161,7 @@ Result<> Store::renew_superblocks() {
     event.text = "block " + std::to_string(copy.value) + " (superblock) failed its check and was rewritten from its other copy";
     log(event.text);
     events_.publish(std::move(event));
-    TRY(run(TransactionClass::kFreeing, [](Transaction& transaction) -> Result<Step> {
+    TRY(run(TransactionClass::kReleasing, [](Transaction& transaction) -> Result<Step> {
       TRY(transaction.edit(format::kRootsBlock, BlockType::kRoots))->as<format::Roots>().metadata_repaired += 1;
       return Step::kDone;
     }));
@@ -266,7 +266,7 @@ Result<> Store::add_chunk(TransactionClass transaction_class) {
 // False if the place turned out to be bad, and is out of circulation now.
 Result<bool> Store::try_add_chunk(TransactionClass transaction_class) {
   BlockRun run = space_.allocate_chunk();
-  const bool spare = run.count == 0 && transaction_class == TransactionClass::kFreeing && spare_chunk_.count != 0;
+  const bool spare = run.count == 0 && transaction_class != TransactionClass::kNormal && spare_chunk_.count != 0;
   if (spare) run = std::exchange(spare_chunk_, BlockRun{});
   if (run.count == 0) return fail(ErrorCode::kNoSpace);
 
@@ -287,7 +287,7 @@ Result<bool> Store::try_add_chunk(TransactionClass transaction_class) {
     TRY(medium_->drain());
     const BlockNumber last = metadata_.last_chunk();
     // May use the reserve: it is what makes more of it.
-    Transaction transaction(*this, TransactionClass::kFreeing);
+    Transaction transaction(*this, TransactionClass::kReleasing);
     TRY(transaction.insert_record(chunk_record(run.first, last)));
     transaction.link_chunk(last, run.first);
     return transaction.commit();

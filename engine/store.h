@@ -145,8 +145,8 @@ class Store {
     if (spare_chunk_.count != 0) space_.release(std::exchange(spare_chunk_, BlockRun{}));
   }
   void renew_spare_chunk() REQUIRES(mutex) { take_spare_chunk(); }
-  // Metadata blocks that ordinary transactions leave for freeing and healing.
-  static constexpr std::uint64_t kReserveBlocks = 48;
+  // Metadata blocks that ordinary transactions leave to others.
+  static constexpr std::uint64_t kReserveBlocks = blocks_left_by(TransactionClass::kNormal);
 
   // Blocks or copies that somebody saw fail and that the poison thread should look at; `wake` is called for each.
   void suspect(BlockRun run);

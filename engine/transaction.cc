@@ -78,7 +78,7 @@ Result<Block*> Transaction::edit(BlockNumber block, BlockType type) {
 Result<BlockNumber> Transaction::allocate(BlockType type, std::uint8_t level, format::LeafKind leaf_kind) {
   std::optional<BlockNumber> block;
   while (!block) {
-    if (class_ == TransactionClass::kNormal && store_.metadata_.free_count() <= Store::kReserveBlocks)
+    if (store_.metadata_.free_count() <= blocks_left_by(class_))
       return fail(ErrorCode::kNeedChunk);
     block = store_.metadata_.take_free();
     if (!block) return fail(ErrorCode::kNeedChunk);

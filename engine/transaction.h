@@ -25,10 +25,19 @@ namespace daxcow {
 
 class Store;
 
+// Who may take the last free metadata blocks: removing may take some to begin with (paths that a snapshot shares are copied, a
+// long run is split), so each class leaves some to those that can be relied on more to give back.
 enum class TransactionClass {
-  kNormal,   // leaves the reserve of metadata blocks alone
-  kFreeing,  // gives space back, or heals: may use the reserve
+  kNormal,     // makes things: leaves the whole reserve alone
+  kShrinking,  // removes parts of files
+  kRemoving,   // removes names
+  kFreeing,    // empties and reclaims files
+  kReleasing,  // certain to release, or keeps the pool sound: takes the last one
 };
+constexpr std::uint64_t blocks_left_by(TransactionClass transaction_class) {
+  constexpr std::uint64_t kBlocks[] = {96, 72, 48, 24, 0};
+  return kBlocks[static_cast<std::size_t>(transaction_class)];
+}
 
 class Transaction final : public BlockEditor {
  public:

@@ -52,7 +52,7 @@ Result<> punch_blocks(State& state, InodeState& held, FileRange range) {
         healed.emplace_back(segment.range.first + (block - segment.entry.block()), block);
     }
   }
-  TRY(state.store.run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+  TRY(state.store.run(TransactionClass::kShrinking, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(state.own_inode(transaction, held.number)) || TRY(state.own_data(transaction, held.number, range, Unshare::kEdges))) return Step::kAgain;
     InodeRecord* record = TRY(state.table.edit(transaction, held.number));
     TRY(clear(transaction, edit_data_fork(*record, LeafKind::kData), range, state.services.graveyard));
@@ -202,13 +202,15 @@ Result<> State::allocate_locked(InodeState& state, AllocateMode mode, std::uint6
     const bool zeroes = mode == AllocateMode::kZero || mode == AllocateMode::kZeroKeep;
     const bool keeps_size = mode == AllocateMode::kAllocateKeep || mode == AllocateMode::kZeroKeep;
     if (!keeps_size) TRY(zero_behind_end(*this, state, offset + length));
+    // First what may need a block, and fail: the rest is in place of blocks that are there, or makes the file larger.
+    if (zeroes) TRY(zero_part(*this, state, edges.head_offset, edges.head_bytes));
+    if (zeroes) TRY(zero_part(*this, state, edges.tail_offset, edges.tail_bytes));
     Filler filler(*this, state, zeroes ? edges.whole : FileRange{}, {offset + length, keeps_size});
-    TRY(filler.run(touched));
-    if (!zeroes) return {};
+    return filler.run(touched);
   }
   TRY(zero_part(*this, state, edges.head_offset, edges.head_bytes));
   TRY(zero_part(*this, state, edges.tail_offset, edges.tail_bytes));
-  return mode == AllocateMode::kPunch ? punch_blocks(*this, state, edges.whole) : Result<>{};
+  return punch_blocks(*this, state, edges.whole);
 }
 
 Result<> Volume::allocate(InodeNumber inode, AllocateMode mode, std::uint64_t offset, std::uint64_t length) {

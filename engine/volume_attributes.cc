@@ -70,7 +70,7 @@ Result<> Volume::set_attribute(InodeNumber inode, std::string_view name, std::sp
 
 Result<> Volume::remove_attribute(InodeNumber inode, std::string_view name) {
   const auto parsed = TRY(parse_attribute_name(name));
-  return change_attributes(*state_, inode, TransactionClass::kFreeing, [&](AttributeList& list) -> Result<> {
+  return change_attributes(*state_, inode, TransactionClass::kShrinking, [&](AttributeList& list) -> Result<> {
     if (!list.remove(parsed.space, parsed.name)) return fail(ErrorCode::kNoAttribute);
     return {};
   });

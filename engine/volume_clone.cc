@@ -113,12 +113,17 @@ class Clone {
     const bool to_end = from_offset + length == source.size_bytes && to_offset + length >= target.size_bytes;
     const std::uint64_t whole = to_end ? blocks_for(length - done) : (length - done) / kBlockBytes;
     if (whole != 0) {
-      const std::uint64_t shared = TRY(share_blocks(FileBlock((from_offset + done) / kBlockBytes),
-                                                    {FileBlock((to_offset + done) / kBlockBytes), whole}, to_offset + length));
-      done = std::min(length, done + shared * kBlockBytes);
-      if (shared != whole) return done;
+      const auto shared = share_blocks(FileBlock((from_offset + done) / kBlockBytes),
+                                       {FileBlock((to_offset + done) / kBlockBytes), whole}, to_offset + length);
+      if (!shared && done != 0) return done;  // what was done stays, so it must be told; the next call meets the error
+      done = std::min(length, done + TRY(shared) * kBlockBytes);
+      if (*shared != whole) return done;
     }
-    if (done < length) done += TRY(copy(from_offset + done, to_offset + done, length - done));
+    if (done < length) {
+      const auto copied = copy(from_offset + done, to_offset + done, length - done);
+      if (!copied && done != 0) return done;
+      done += TRY(copied);
+    }
     return done;
   }
 

@@ -330,7 +330,10 @@ Result<> State::truncate_locked(InodeState& state, std::uint64_t size_bytes,
   TRY(zero_behind_end(*this, state, size_bytes));
   const FileRange cut{FileBlock(keep), kMaximumFileBlocks - keep};
   const Timestamp now = current_time();
-  TRY(store.run(shrinks ? TransactionClass::kFreeing : TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
+  const TransactionClass kind = !shrinks     ? TransactionClass::kNormal
+                                : keep != 0 ? TransactionClass::kShrinking
+                                            : TransactionClass::kFreeing;
+  TRY(store.run(kind, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(own_inode(transaction, state.number))) return Step::kAgain;
     if (keep != 0 && shrinks && TRY(own_data(transaction, state.number, cut, Unshare::kEdges))) return Step::kAgain;
     InodeRecord* record = TRY(table.edit(transaction, state.number));

@@ -409,7 +409,7 @@ Result<> remove_entry(State& state, InodeNumber directory, std::string_view name
     const Timestamp now = current_time();
     FoundEntry entry;
     const LockGuard guard(state.store.mutex);
-    TRY(state.store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    TRY(state.store.run_locked(TransactionClass::kRemoving, [&](Transaction& transaction) -> Result<Step> {
       if (TRY(state.own_inode(transaction, directory))) return Step::kAgain;
       InodeRecord* parent = TRY(edit_directory(state, transaction, directory));
       const auto found = TRY(find_entry(transaction, *parent, *index, name));
@@ -437,10 +437,12 @@ Result<> remove_entry(State& state, InodeNumber directory, std::string_view name
 
 }  // namespace
 
-Result<> Volume::unlink(InodeNumber directory, std::string_view name) { return remove_entry(*state_, directory, name, RemoveKind::kFile); }
+Result<> Volume::unlink(InodeNumber directory, std::string_view name) {
+  return state_->with_space([&] { return remove_entry(*state_, directory, name, RemoveKind::kFile); });
+}
 
 Result<> Volume::remove_directory(InodeNumber directory, std::string_view name) {
-  return remove_entry(*state_, directory, name, RemoveKind::kDirectory);
+  return state_->with_space([&] { return remove_entry(*state_, directory, name, RemoveKind::kDirectory); });
 }
 
 // --- renaming ----------------------------------------------------------------------------------------------------------

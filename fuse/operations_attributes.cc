@@ -138,13 +138,13 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_se
     if (change.clear_mode != 0 && !may_clear_set_id(request, to_set, *before))
       return reply_error(request, Error{ErrorCode::kPermission, {}});
   }
-  auto attributes = mount.volume->set_attributes(inode, change);
-  if (!attributes) return reply_error(request, attributes.error());
-  if (change.mode && mount.behaviour.access_lists) {
-    if (const auto followed = change_acl_mode(*mount.volume, inode, *change.mode); !followed)
-      return reply_error(request, followed.error());
-    attributes = mount.volume->attributes(inode);
-    if (!attributes) return reply_error(request, attributes.error());
+  // The list first, which may need room: what follows needs none then.
+  if (change.mode && mount.behaviour.access_lists)
+    if (const auto led = change_acl_mode(*mount.volume, inode, *change.mode); !led) return reply_error(request, led.error());
+  const auto attributes = mount.volume->set_attributes(inode, change);
+  if (!attributes) {
+    forget_attributes(request, node);
+    return reply_error(request, attributes.error());
   }
   const auto status = to_stat(*attributes);
   fuse_reply_attr(request, &status, mount.behaviour.attribute_timeout_seconds);

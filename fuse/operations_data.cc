@@ -58,6 +58,19 @@ void note_unseen_reads(fuse_req_t request, fuse_ino_t node, const fuse_file_info
   if (moved && *moved) forget_attributes(request, node);
 }
 
+// A failure of what may have changed a part of the file behind its pages, of which the kernel expects no change then. It
+// writes dirty pages first, by requests, for which a session's thread must not wait.
+void reply_half_done(fuse_req_t request, fuse_ino_t node, off_t offset, const Error& error) {
+  MountContext& mount = context(request);
+  const auto answer = [=, &mount] {
+    (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0);
+    reply_error(request, error);
+  };
+  if (mount.worker.submit(answer)) return;
+  forget_attributes(request, node);
+  reply_error(request, error);
+}
+
 }  // namespace
 
 bool may_write(const fuse_file_info* file) { return (file->flags & O_ACCMODE) != O_RDONLY; }
@@ -155,8 +168,9 @@ void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_
   volume(request).note_change_behind_pages(InodeNumber(node));
   const auto done = volume(request).allocate(InodeNumber(node), *wanted, static_cast<std::uint64_t>(offset),
                                              static_cast<std::uint64_t>(length));
+  if (!done) return reply_half_done(request, node, offset, done.error());
   forget_attributes(request, node);
-  reply_done(request, done);
+  fuse_reply_err(request, 0);
 }
 
 void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fuse_file_info*, fuse_ino_t to,
@@ -166,7 +180,7 @@ void copy_file_range(fuse_req_t request, fuse_ino_t from, off_t from_offset, fus
   volume(request).note_change_behind_pages(InodeNumber(to));
   const auto done = volume(request).clone_range(InodeNumber(from), start, InodeNumber(to),
                                                 static_cast<std::uint64_t>(to_offset), cloneable_length(start, length));
-  if (!done) return reply_error(request, done.error());
+  if (!done) return reply_half_done(request, to, to_offset, done.error());
   fuse_reply_write(request, *done);
 }
 

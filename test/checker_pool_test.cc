@@ -260,7 +260,7 @@ TEST_CASE("checker: poisoned data", "[checker]") {
   }
   SECTION("in the ledger") {
     with_pool(image, [&](Pool& pool) {
-      REQUIRE(pool.store().run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+      REQUIRE(pool.store().run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
         TRY(transaction.set_ledger(bad, 1));
         return Step::kDone;
       }));

@@ -289,7 +289,7 @@ TEST_CASE("repair: the ledger survives", "[repair]") {
   BlockNumber bad;
   with_pool(image, [&](Pool& pool) {
     bad = entry_at(pool.store().metadata(), data_fork(file.record, format::LeafKind::kData), FileBlock(1))->block();
-    REQUIRE(pool.store().run(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
+    REQUIRE(pool.store().run(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
       TRY(transaction.set_ledger(bad, 0x11));
       return Step::kDone;
     }));

@@ -245,6 +245,47 @@ TEST_CASE("a full pool says so, loses nothing, and deleting works") {
   bench.check_clean();
 }
 
+TEST_CASE("a full pool with a snapshot can always be emptied, whatever removing has used up") {
+  Bench bench(64 * kMiB);
+  const NewInode file{.mode = S_IFREG | 0644, .symlink_target = {}};
+  std::vector<InodeNumber> directories;
+  const auto name = [](int i) { return "name-" + std::to_string(i); };
+  constexpr int kDirectories = 200, kFiles = 100;
+  for (int d = 0; d < kDirectories; ++d) {
+    directories.push_back(bench.volume->create(format::kRootInode, "d" + std::to_string(d), {.mode = S_IFDIR | 0755, .symlink_target = {}})->inode);
+    for (int i = 0; i < kFiles; ++i) REQUIRE(bench.volume->create(directories.back(), name(i), file).has_value());
+  }
+  REQUIRE(bench.pool->snapshot("main", "monday", true).has_value());
+  const InodeNumber big = bench.file("big");
+  std::uint64_t end = 0;
+  for (std::uint64_t step = 8 * kMiB; step >= 4096;) {
+    if (bench.volume->allocate(big, AllocateMode::kAllocate, end, step))
+      end += step;
+    else
+      step /= 2;
+  }
+  int made = 0;
+  while (bench.volume->create(format::kRootInode, "new" + std::to_string(made), file)) ++made;
+  // Each of these copies what the snapshot has too, and frees nothing.
+  int refused = 0;
+  for (int d = 0; d < kDirectories; ++d)
+    for (int i = 0; i < kFiles; i += 16) refused += !bench.volume->unlink(directories[static_cast<std::size_t>(d)], name(i)).has_value();
+  CHECK(refused != 0);
+  for (std::uint64_t at = 28'672; at < end; at += 1 << 17) (void)bench.volume->allocate(big, AllocateMode::kPunch, at, 4096);
+  SECTION("by deleting the snapshot") { REQUIRE(bench.pool->delete_volume("monday").has_value()); }
+  SECTION("by truncating what fills it") {
+    REQUIRE(bench.volume->set_attributes(big, {.mode = {}, .uid = {}, .gid = {}, .size_bytes = 0, .access = {}, .modification = {}}).has_value());
+  }
+  bench.pool->settle();
+  for (int d = 0; d < kDirectories; ++d)
+    for (int i = 0; i < kFiles; ++i) {
+      const auto done = bench.volume->unlink(directories[static_cast<std::size_t>(d)], name(i));
+      REQUIRE((done || done.error().code == ErrorCode::kNotFound));
+    }
+  bench.pool->settle();
+  bench.check_clean();
+}
+
 TEST_CASE("what needs no room works in a full pool: appends to a last block, and truncation inside of one") {
   Bench bench(16 * kMiB);
   const InodeNumber log = bench.file("log"), big = bench.file("big");

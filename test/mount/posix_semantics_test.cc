@@ -179,6 +179,53 @@ TEST_CASE("O_TMPFILE: a file without a name gets one by a link, or goes with its
   pool.check_clean();
 }
 
+TEST_CASE("What fails half-way in a full pool is seen as it is, also where the kernel has pages") {
+  if (skipped_without_mounts()) return;
+  MountedPool pool(16 << 20);
+  const std::string main = pool.mount("main");
+  const std::string a = pattern(1, 11).substr(0, 40'960 + 100), b = pattern(2, 11);
+  write_file(main + "/a", a);
+  write_file(main + "/b", b);  // longer than a, whose last part is copied, to a block that is shared
+  write_file(main + "/grows", {});
+  pool.need_run("cp --reflink=auto main/b main/b2 && setfacl -m u:1000:rw main/a");
+  FileDescriptor file = need_open(main + "/b", O_RDWR), other = need_open(main + "/b2", O_RDWR), grows = need_open(main + "/grows", O_RDWR);
+  FileDescriptor from = need_open(main + "/a", O_RDONLY);
+  pool.need_run("daxcow snapshot $POOL main before && touch main/a");
+  pool.run("cat /dev/zero > main/fill; for i in $(seq 20000); do : > main/new$i || break; done 2>/dev/null");
+  pool.run("for s in 65536 4096 512 1; do dd if=/dev/zero bs=$s of=main/fill oflag=append conv=notrunc 2>/dev/null; done");
+  REQUIRE(read_range(main + "/b", 0, b.size()) == b);  // the kernel has the pages now
+  const auto check_pages = [&](const std::string& path) {
+    const std::string cached = read_range(path, 0, 1 << 20);
+    drop_pages(path);
+    CHECK(read_range(path, 0, 1 << 20) == cached);
+    return cached;
+  };
+  off_t in = 0, out = 0;
+  const auto copied = ::copy_file_range(from.get(), &in, file.get(), &out, a.size(), 0);
+  CHECK(copied < ssize_t(a.size()));
+  const std::string now = check_pages(main + "/b");
+  if (copied > 0) CHECK(now == a.substr(0, static_cast<std::size_t>(copied)) + b.substr(static_cast<std::size_t>(copied)));
+  in = out = 0;
+  const auto grown = ::copy_file_range(from.get(), &in, grows.get(), &out, a.size() - 50, 0);
+  CHECK(check_pages(main + "/grows").size() == static_cast<std::size_t>(std::max<ssize_t>(grown, 0)));
+  REQUIRE(read_range(main + "/b2", 0, b.size()) == b);
+  for (const int mode : {FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE}) {
+    (void)::fallocate(other.get(), mode, 10, 40'000);
+    check_pages(main + "/b2");
+  }
+  // The mode and the access list agree, whether chmod could be done or not.
+  const int changed = ::chmod((main + "/a").c_str(), 0600);
+  const std::string list = pool.need_run("getfacl -cpE main/a | grep mask");
+  CHECK(mode_of(main + "/a") == (list == "mask::---\n" ? 0600u : 0664u));
+  CHECK((changed == 0) == (list == "mask::---\n"));
+  for (FileDescriptor* open : {&file, &other, &grows, &from}) open->reset();
+  pool.unmount("main");
+  pool.mount("main");
+  CHECK(pool.need_run("getfacl -cpE main/a | grep mask") == list);
+  CHECK(mode_of(main + "/a") == (list == "mask::---\n" ? 0600u : 0664u));
+  pool.check_clean();
+}
+
 TEST_CASE("Identity: numbers stay, '..' follows a move, links reach over directories") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
