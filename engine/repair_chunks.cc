@@ -6,6 +6,7 @@
 
 #include "engine/check_copies.h"
 #include "engine/repair_pool.h"
+#include "engine/reverse_leaf.h"
 
 namespace daxcow::repairer {
 
@@ -80,15 +81,21 @@ class Chain {
     return found || base == format::kFirstChunk.value;
   }
 
-  // Chunks that the reverse map knows, in any leaf of those found so far.
+  // Chunks that the reverse map knows, in any leaf of those found so far; also in those of chunks without a header, which can
+  // only be recognized.
   void find_recorded() {
     for (bool found = true; found;) {
       std::uint64_t next = 0;
-      pool_.for_each_record([&](BlockNumber, const ReverseRecord& record) {
-        if (!is_chunk_record(record) || !is_place(record.first)) return true;
-        next = record.first;
-        return false;
-      });
+      const auto look = [&](const ReverseRecord& record) {
+        if (is_chunk_record(record) && is_place(record.first)) next = record.first;
+        return next == 0;
+      };
+      pool_.for_each_record([&](BlockNumber, const ReverseRecord& record) { return look(record); });
+      for (const std::uint64_t block : pool_.undescribed) {
+        if (next != 0) break;
+        const auto leaf = leaf_without_description(pool_, BlockNumber(block));
+        if (leaf) reverse_leaf::for_each_record(leaf->as<format::ReverseLeaf>(), [&](const ReverseRecord& record) { (void)look(record); });
+      }
       found = next != 0;
       if (found) follow(BlockNumber(next));
     }

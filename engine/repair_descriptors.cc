@@ -229,6 +229,10 @@ class Assignment {
 
 }  // namespace
 
+std::optional<Block> leaf_without_description(RepairPool& pool, BlockNumber block) {
+  return fitting_copy(pool, block, [&](const Block& copy) { return can_be_leaf(pool, block, copy); });
+}
+
 Result<> repair_descriptors(RepairPool& pool) {
   // A free block whose descriptor is not zero may have been something; one whose copies fail may be something else.
   std::vector<std::pair<BlockNumber, std::uint32_t>> doubtful;
@@ -261,8 +265,7 @@ Result<> repair_descriptors(RepairPool& pool) {
     std::vector<std::pair<BlockNumber, Block>> leaves;
     for (const std::uint64_t block : pool.undescribed) {
       const BlockNumber at(block);
-      if (auto content = fitting_copy(pool, at, [&](const Block& copy) { return can_be_leaf(pool, at, copy); }))
-        leaves.emplace_back(at, *content);
+      if (auto content = leaf_without_description(pool, at)) leaves.emplace_back(at, *content);
     }
     TRY(assignment.run());
     for (const auto& [block, content] : leaves)

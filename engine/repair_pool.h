@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <memory>
 #include <set>
 #include <string>
@@ -74,6 +75,8 @@ Result<format::Superblock> repair_superblock(Medium& medium, Actions& actions);
 // is `undescribed` afterwards.
 Result<> recover_journal(RepairPool& pool);
 Result<> repair_chunks(RepairPool& pool);
+// The content of a block whose description is lost, if that can be a leaf of the reverse map.
+std::optional<Block> leaf_without_description(RepairPool& pool, BlockNumber block);
 // repair_descriptors.cc: finds out what undescribed blocks are. Writes the headers.
 Result<> repair_descriptors(RepairPool& pool);
 // repair_copies.cc: makes both copies of everything equal that is good in one.

@@ -301,7 +301,7 @@ Result<> build_shared(World& w) {
 Result<> build_tight(World& w) {
   TRY(build_plain(w));
   TRY(w.create("/nodes", S_IFREG | 0644));
-  for (std::uint64_t i = 0; TRY(w.pool().statistics()).metadata_free_blocks > 52; ++i)
+  for (std::uint64_t i = 0; TRY(w.pool().statistics()).metadata_free_blocks > Store::kReserveBlocks + 4; ++i)
     TRY(w.allocate("/nodes", AllocateMode::kAllocate, i * 2 * kMiB, kBlock));
   return {};
 }
