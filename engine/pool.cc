@@ -165,9 +165,10 @@ Pool::State::State(Store& pool_store, PoolOptions pool_options)
                graveyard,
                [this] {
                  const LockGuard guard(background_mutex);
-                 background_work = true;
+                 if (std::exchange(background_work, true)) return;
                  background_wake.notify_one();
                },
+               options.background,
                [this] { return bring_back_space(); },
                [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length,
                       BlockNumber block) { poison.note_healed(volume, inode, offset, length, block); },
@@ -307,7 +308,10 @@ void Pool::State::background() {
     if (background_work) background_wake.wait_for(lock, kBurialInterval, [this] { return background_stop; });
     const bool work = std::exchange(background_work, false);
     lock.unlock();
-    if (work) empty_graveyard();
+    if (work) {
+      reclaim_let_go();
+      empty_graveyard();
+    }
     if (Clock::now() >= times_due) {  // which looks at every inode that is known
       commit_lazy_times();
       times_due = Clock::now() + kLazyInterval;
@@ -336,10 +340,16 @@ void Pool::State::empty_graveyard() {
   store.reclaim();
 }
 
+bool Pool::State::reclaim_let_go() {
+  bool any = false;
+  for (const auto& volume : all_mounted()) any |= volume->state().reclaim_let_go();
+  return any;
+}
+
 bool Pool::State::bring_back_space() {
   if (!options.background) return false;
   constexpr int kStepsAtOnce = 16;
-  bool worked = false;
+  bool worked = reclaim_let_go();
   for (int i = 0; i < kStepsAtOnce; ++i) {
     const auto more = graveyard.step();
     if (!more || !*more) break;
@@ -363,6 +373,7 @@ void Pool::settle() {
   for (int i = 0; i < 2; ++i) {
     state_->poison.process_now();
     if (!store_->read_only()) {
+      state_->reclaim_let_go();
       while (true) {
         const auto more = state_->graveyard.step();
         if (!more || !*more) break;

@@ -548,7 +548,7 @@ Result<> repair_names(Medium& medium, Actions& actions) {
   TRY(enter_bad_data(*store, actions));
   PoolGraveyard graveyard(*store);
   constexpr std::uint64_t kDirectoryBytes = 256ull << 20;
-  PoolServices services{*store, graveyard, {}, {}, {}, kDirectoryBytes};
+  PoolServices services{*store, graveyard, {}, false, {}, {}, kDirectoryBytes};
   for (const bool shape : {true, false}) {
     for (const VolumeNumber volume : TRY(all_volumes(*store))) {
       VolumeRepair repair(services, volume, actions);

@@ -244,6 +244,7 @@ Result<Volume::State::OrphanChange> Volume::State::remove_orphan(Transaction& tr
 
 void Volume::State::note_orphan(const OrphanChange& change) {
   if (change.inode == 0) return;
+  const LockGuard guard(orphans_mutex);
   if (change.add) {
     orphan_index[change.inode] = change.index;
     orphan_gaps.erase(change.index);
@@ -260,7 +261,7 @@ Result<> Volume::State::load_orphans() {
   const Fork fork = data_fork(list, LeafKind::kOrphans);
   const std::uint64_t blocks = std::min<std::uint64_t>(blocks_for(list.size_bytes), fork.capacity());
   if (blocks > (1u << 13)) return fail(ErrorCode::kDamaged, "the orphan list is too large");
-  const LockGuard guard(store.mutex);
+  const LockGuard guard(store.mutex), orphans_guard(orphans_mutex);
   orphan_end = blocks * kOrphansPerBlock;
   for (std::uint64_t b = 0; b < blocks; ++b) {
     const MapEntry entry = TRY(entry_at(store.metadata(), fork, FileBlock(b)));
@@ -283,42 +284,73 @@ Result<> Volume::State::process_orphans() {
     const LockGuard guard(store.mutex);
     for (const auto& [inode, index] : orphan_index) orphans.push_back(InodeNumber(inode));
   }
-  // One that cannot be reclaimed now must not keep the others, or the volume, from their use.
-  for (const InodeNumber inode : orphans)
-    if (auto done = reclaim(inode); !done) store.log("reclaiming inode " + std::to_string(inode.value) + ": " + describe(done.error()));
+  reclaim_each(orphans);
   return {};
 }
 
-Result<> Volume::State::reclaim(InodeNumber inode) {
+// One that cannot be reclaimed now must not keep the others, or the volume, from their use.
+void Volume::State::reclaim_each(std::span<const InodeNumber> each) {
+  for (const InodeNumber& inode : each)
+    if (auto done = reclaim({&inode, 1}); !done) store.log("reclaiming inode " + std::to_string(inode.value) + ": " + describe(done.error()));
+}
+
+bool Volume::State::reclaim_let_go() {
+  constexpr std::size_t kAtOnce = 16;
+  std::vector<InodeNumber> all;
+  {
+    const LockGuard guard(orphans_mutex);
+    all.assign(let_go.begin(), let_go.end());
+    let_go.clear();
+  }
+  for (std::span<const InodeNumber> left(all); !left.empty();) {
+    const auto several = left.first(std::min(left.size(), kAtOnce));
+    left = left.subspan(several.size());
+    const Operation operation(*this);
+    if (!reclaim(several)) reclaim_each(several);  // one is damaged, or together they are too much for one transaction
+  }
+  return !all.empty();
+}
+
+Result<> Volume::State::reclaim(std::span<const InodeNumber> wanted) {
   if (read_only) return {};
   bool buried = false;
-  OrphanChange change;
   {
     const LockGuard guard(store.mutex);
-    // Whoever saw it forgotten may come late: by now somebody may have opened it again and taken its last name away, or the
+    // Whoever saw one forgotten may come late: by now somebody may have opened it again and taken its last name away, or the
     // number may be that of a new file. Then the next to forget it comes here.
-    if (!orphan_index.contains(inode.value) || inodes.is_remembered(inode)) return {};
+    std::vector<InodeNumber> gone;
+    for (const InodeNumber inode : wanted)
+      if (orphan_index.contains(inode.value) && !inodes.is_remembered(inode)) gone.push_back(inode);
+    if (gone.empty()) return {};
+    std::vector<OrphanChange> changes;
     TRY(store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(own_inode(transaction, inode)) || TRY(own_orphans(transaction))) return Step::kAgain;
-      InodeRecord* record = TRY(table.edit(transaction, inode));
-      if (record->link_count != 0) return fail(ErrorCode::kDamaged, "an inode with a name is in the orphan list");
-      buried = std::ranges::any_of(record->data, [](std::uint64_t raw) { return MapEntry{raw}.present() && MapEntry{raw}.is_node(); });
-      if ((record->flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) == 0)
-        TRY(services.graveyard.bury_fork(transaction, edit_data_fork(*record, leaf_kind_of(*record))));
-      TRY(services.graveyard.bury_fork(transaction, edit_attribute_fork(*record)));
-      change = TRY(remove_orphan(transaction, inode));
-      TRY(table.free(transaction, inode));
+      changes.clear();
+      for (const InodeNumber inode : gone)
+        if (TRY(own_inode(transaction, inode))) return Step::kAgain;
+      if (TRY(own_orphans(transaction))) return Step::kAgain;
+      for (const InodeNumber inode : gone) {
+        InodeRecord* record = TRY(table.edit(transaction, inode));
+        if (record->link_count != 0) return fail(ErrorCode::kDamaged, "an inode with a name is in the orphan list");
+        buried |= std::ranges::any_of(record->data, [](std::uint64_t raw) { return MapEntry{raw}.present() && MapEntry{raw}.is_node(); });
+        if ((record->flags & static_cast<std::uint32_t>(format::InodeFlag::kInlineSymlink)) == 0)
+          TRY(services.graveyard.bury_fork(transaction, edit_data_fork(*record, leaf_kind_of(*record))));
+        TRY(services.graveyard.bury_fork(transaction, edit_attribute_fork(*record)));
+        changes.push_back(TRY(remove_orphan(transaction, inode)));
+        TRY(table.free(transaction, inode));
+      }
       return Step::kDone;
     }));
-    note_orphan(change);
+    for (const OrphanChange& change : changes) note_orphan(change);
     // Before anybody can get the number again: its next file must not begin with this lock and these memos, and lose them
     // to those who come later; nor with times that somebody is about to commit.
-    if (const auto held = inodes.find(inode)) {
-      const LockGuard times_guard(held->times_mutex);
-      held->times = {};
+    for (const InodeNumber inode : gone) {
+      if (const auto held = inodes.find(inode)) {
+        const LockGuard times_guard(held->times_mutex);
+        held->times = {};
+      }
+      inodes.drop(inode);
+      forget_zeroed(inode);
     }
-    inodes.drop(inode);
-    forget_zeroed(inode);
   }
   if (buried && services.wake_background) services.wake_background();
   return {};
@@ -378,13 +410,16 @@ void Volume::State::forget(InodeNumber inode, std::uint64_t count) {
   if (!inodes.forget(inode, count) || read_only) return;
   const Operation operation(*this);
   const auto held = inodes.find(inode);
-  bool orphan;
+  bool orphan, left = false;
   {
-    const LockGuard guard(store.mutex);
+    const LockGuard guard(orphans_mutex);
     orphan = orphan_index.contains(inode.value);
+    if (orphan && services.has_background && let_go.size() < kMaximumLetGo) left = let_go.insert(inode).second;
   }
-  if (orphan) {
-    if (auto done = reclaim(inode); !done) store.log("reclaiming an inode: " + describe(done.error()));
+  if (left) {
+    services.wake_background();
+  } else if (orphan) {
+    reclaim_each({&inode, 1});
   } else if (held) {
     if (auto done = commit_times(*held); !done) store.log("committing times: " + describe(done.error()));
   }

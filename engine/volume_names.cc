@@ -67,7 +67,7 @@ Result<Removal> drop_name(State& state, Transaction& transaction, InodeNumber in
 // After the commit: nobody holds it, so it goes at once; otherwise forget() or the next mount does it.
 void finish_removal(State& state, const Removal& removal) {
   if (!removal.last_name || state.inodes.is_remembered(removal.inode)) return;
-  (void)state.reclaim(removal.inode);
+  (void)state.reclaim({&removal.inode, 1});
 }
 
 class TwoLocks {  // of two inodes, which may be the same, in ascending order

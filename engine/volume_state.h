@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 #include <shared_mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -39,7 +40,8 @@ bool is_regular(const format::InodeRecord& inode);
 struct PoolServices {
   Store& store;
   PoolGraveyard& graveyard;
-  std::function<void()> wake_background;  // there is something in the graveyard
+  std::function<void()> wake_background;  // there is something in the graveyard, or let go
+  const bool has_background;              // somebody will look
   // Brings back space that deleted files still have, in the caller's thread; false if none is to come. Not in an operation.
   std::function<bool()> bring_back_space;
   std::function<void(VolumeNumber, InodeNumber, std::uint64_t offset, std::uint64_t length, BlockNumber)> healed;
@@ -70,10 +72,15 @@ struct Volume::State {
   std::atomic<std::uint64_t> sharing_generation{1};
 
   // --- orphans: guarded by the transaction mutex ---------------------------------------------------------------------------
-  std::unordered_map<std::uint64_t, std::uint64_t> orphan_index;  // inode -> index in the list
+  std::unordered_map<std::uint64_t, std::uint64_t> orphan_index;  // inode -> index in the list; changed with orphans_mutex too
   std::set<std::uint64_t> orphan_gaps;
   std::uint64_t orphan_end = 0;
   std::unordered_set<std::uint64_t> unnamed;  // of the orphans, those that never had a name and may get one
+  // Orphans that nobody remembers any more, left to the background: who removes many files has several reclaimed in one
+  // transaction, and waits neither for that nor, to tell that one is let go, for the transaction mutex.
+  Mutex orphans_mutex;
+  std::set<InodeNumber> let_go;  // orphans_mutex
+  static constexpr std::size_t kMaximumLetGo = 1024;
 
   // Takes the kernel's references back; the last one of a file without a name ends it. Not in an operation.
   void forget(InodeNumber inode, std::uint64_t count);
@@ -179,8 +186,12 @@ struct Volume::State {
   void note_orphan(const OrphanChange& change);  // after the commit, still under the mutex
   Result<> load_orphans();
   Result<> process_orphans();
-  // Frees an inode without a name whose last reference by the kernel is gone.
-  Result<> reclaim(InodeNumber inode);
+  // Frees those of the inodes, each named once, that have no name and are not remembered. All in one transaction, or none.
+  Result<> reclaim(std::span<const InodeNumber> inodes);
+  // The same one by one, and tells of those that cannot be freed.
+  void reclaim_each(std::span<const InodeNumber> inodes);
+  // What forget() has left to the background. Returns whether there was anything.
+  bool reclaim_let_go();
 
   // --- directories ---------------------------------------------------------------------------------------------------------
   // The index of a directory; the caller holds its lock (shared is enough).

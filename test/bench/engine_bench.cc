@@ -180,8 +180,10 @@ struct Extents {
     for (std::uint64_t i = 0; i < number; ++i)
       for (const auto inode : {file, other})
         must(volume.allocate(inode, AllocateMode::kAllocate, i * kBlockBytes, kBlockBytes));
+    // In pairs of neighbours: however far apart the pairs are, each node of the map with one has another.
     hot.resize(std::min(number, kHot));
-    for (std::uint64_t i = 0; i < hot.size(); ++i) hot[i] = i * (number / hot.size());
+    const auto stride = number / hot.size();
+    for (std::uint64_t i = 0; i < hot.size(); ++i) hot[i] = i / 2 * 2 * stride + i % 2;
     std::ranges::shuffle(hot, std::mt19937_64(1));
     for (const auto index : hot) must(volume.write(file, index * kBlockBytes, block));
   }
