@@ -145,9 +145,11 @@ Result<InodeNumber> InodeTable::find_free(Transaction& transaction) {
 }
 
 Result<InodeRecord*> InodeTable::occupy(Transaction& transaction, InodeNumber inode) {
-  ForkEdit root = TRY(edit_root(transaction));
+  // The blocks above it are edited only if they change: each that is edited is copied and compared.
+  const MapEntry entry = TRY(entry_at(transaction, TRY(root(transaction, volume_)), table_block(inode)));
   NoGraveyard none;
-  Block* block = TRY(edit_leaf(transaction, root, table_block(inode), none));
+  Block* block = entry.present() ? TRY(transaction.edit(entry.block(), BlockType::kInodes))
+                                 : TRY(edit_leaf(transaction, TRY(edit_root(transaction)), table_block(inode), none));
   InodeRecord& record = block->as<format::InodeBlock>().inodes[inode.value % kInodesPerBlock];
   if (record.mode != 0) return fail(ErrorCode::kDamaged, "an inode that was free is in use");
   std::memset(&record, 0, sizeof record);

@@ -51,8 +51,8 @@ class InodeTable {
 
   VolumeNumber volume_;
   FileBlock first_maybe_free_{0};
-  // Inode blocks whose path was found exclusive. Snapshots are the only thing that ends it (forget_exclusive), and
-  // relocation, which forgets all too.
+  // Inode blocks whose path was found exclusive. Snapshots are the only thing that ends it (forget_exclusive): a block that is
+  // moved for a bad one takes its only reference along.
   std::unordered_map<std::uint64_t, bool> exclusive_;
 };
 

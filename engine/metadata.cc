@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "engine/check.h"
 #include "engine/checksum.h"
@@ -39,13 +40,15 @@ BlockDescriptor Metadata::descriptor(BlockNumber block) const {
   const std::uint64_t index = block.value % kChunkBlocks;
   const Chunk* chunk = chunk_of(block);
   if (chunk == nullptr || index < 1 || index > kChunkPayload) return {};
-  return std::bit_cast<BlockDescriptor>(chunk->descriptors[index - 1].load(std::memory_order_acquire));
+  // const_cast: atomic_ref has no version that only loads.
+  return std::bit_cast<BlockDescriptor>(
+      std::atomic_ref(const_cast<std::uint64_t&>(chunk->descriptors[index - 1])).load(std::memory_order_acquire));
 }
 
 void Metadata::publish_descriptor(BlockNumber block, const BlockDescriptor& descriptor) {
   CHECK(is_described(block));
-  chunk_of(block)->descriptors[block.value % kChunkBlocks - 1].store(std::bit_cast<std::uint64_t>(descriptor),
-                                                                    std::memory_order_release);
+  std::atomic_ref(chunk_of(block)->descriptors[block.value % kChunkBlocks - 1])
+      .store(std::bit_cast<std::uint64_t>(descriptor), std::memory_order_release);
 }
 
 Result<ChunkHeader> Metadata::read_header(BlockNumber base, Copy copy) const {
@@ -123,10 +126,8 @@ void Metadata::describe_chunk(BlockNumber base, ChunkHeader& header) const {
   header.self = base.value;
   header.next = chunk->next.load(std::memory_order_relaxed);
   header.sequence = chunk->sequence.load(std::memory_order_relaxed);
-  for (std::uint64_t i = 0; i < kChunkPayload; ++i) {
-    const std::uint64_t descriptor = chunk->descriptors[i].load(std::memory_order_relaxed);
-    std::memcpy(&header.blocks[i], &descriptor, sizeof descriptor);
-  }
+  static_assert(sizeof header.blocks == sizeof chunk->descriptors);
+  std::memcpy(&header.blocks, chunk->descriptors.data(), sizeof header.blocks);
 }
 
 std::optional<BlockNumber> Metadata::take_free() {
@@ -155,11 +156,12 @@ Result<> Metadata::verify_copy(BlockNumber block, Copy copy) const {
 
 Result<BlockPtr> Metadata::read(BlockNumber block, BlockType type) {
   if (descriptor(block).type != type || type == BlockType::kFree) return fail(ErrorCode::kDamaged);
+  Entry& entry = entry_of(block);
   Shard& shard = shard_of(block);
   const LockGuard guard(shard.mutex);
-  if (const auto it = shard.entries.find(block.value); it != shard.entries.end()) {
-    it->second.used = true;
-    return it->second.version;
+  if (entry.version) {
+    entry.used = true;
+    return entry.version;
   }
   auto version = read_copy(block, Copy::kPrimary);
   if (!version) {
@@ -170,65 +172,70 @@ Result<BlockPtr> Metadata::read(BlockNumber block, BlockType type) {
       return fail(ErrorCode::kDamaged, "metadata block " + std::to_string(block.value) + ": both copies are damaged");
     }
   }
-  make_room(shard);
-  shard.entries.emplace(block.value, Entry{*version, 0, true});
-  shard.ring.push_back(block.value);
+  keep(shard, block, *version);
   return version;
 }
 
+void Metadata::keep(Shard& shard, BlockNumber block, BlockPtr version) {
+  make_room(shard);
+  Entry& entry = entry_of(block);
+  entry.version = std::move(version);
+  entry.used = true;
+  ++shard.cached;
+  if (!std::exchange(entry.in_ring, true)) shard.ring.push_back(block);
+}
+
 void Metadata::make_room(Shard& shard) {
-  // Clock: an entry is evicted when the hand meets it twice without a use in between. Stale keys (blocks that were
-  // freed) fall out on the way. One turn over everything at most; pinned entries are few.
-  for (std::size_t steps = 2 * shard.ring.size(); shard.entries.size() >= shard_limit_ && steps > 0; --steps) {
+  // Clock: an entry is evicted when the hand meets it twice without a use in between. Those that were freed fall out on the
+  // way. One turn over everything at most; pinned entries are few.
+  for (std::size_t steps = 2 * shard.ring.size(); shard.cached >= shard_limit_ && steps > 0; --steps) {
     if (shard.hand >= shard.ring.size()) shard.hand = 0;
-    const auto it = shard.entries.find(shard.ring[shard.hand]);
-    if (it != shard.entries.end() && (it->second.used || it->second.pins != 0)) {
-      it->second.used = false;
+    Entry& entry = entry_of(shard.ring[shard.hand]);
+    if (entry.version && (entry.used || entry.pins != 0)) {
+      entry.used = false;
       ++shard.hand;
       continue;
     }
-    if (it != shard.entries.end()) shard.entries.erase(it);
+    if (std::exchange(entry.version, nullptr)) --shard.cached;
+    entry.in_ring = false;
     shard.ring[shard.hand] = shard.ring.back();
     shard.ring.pop_back();
   }
 }
 
 void Metadata::publish(BlockNumber block, BlockPtr version) {
+  CHECK(is_described(block));
   Shard& shard = shard_of(block);
   const LockGuard guard(shard.mutex);
-  const auto it = shard.entries.find(block.value);
-  if (it != shard.entries.end()) {
-    it->second.version = std::move(version);
-    ++it->second.pins;
-    return;
-  }
-  make_room(shard);
-  shard.entries.emplace(block.value, Entry{std::move(version), 1, true});
-  shard.ring.push_back(block.value);
+  Entry& entry = entry_of(block);
+  ++entry.pins;
+  if (entry.version)
+    entry.version = std::move(version);
+  else
+    keep(shard, block, std::move(version));
 }
 
 void Metadata::unpin(BlockNumber block) {
   Shard& shard = shard_of(block);
   const LockGuard guard(shard.mutex);
-  const auto it = shard.entries.find(block.value);
-  CHECK(it != shard.entries.end() && it->second.pins > 0);
-  --it->second.pins;
+  Entry& entry = entry_of(block);
+  CHECK(entry.version && entry.pins > 0);
+  --entry.pins;
 }
 
 void Metadata::forget(BlockNumber block) {
   Shard& shard = shard_of(block);
   const LockGuard guard(shard.mutex);
-  const auto it = shard.entries.find(block.value);
-  if (it == shard.entries.end()) return;
-  shard.entries.erase(it);
-  std::erase(shard.ring, block.value);
+  Entry& entry = entry_of(block);
+  if (std::exchange(entry.version, nullptr)) --shard.cached;
+  entry.pins = 0;
 }
 
 std::uint64_t Metadata::cached_bytes() const {
   std::uint64_t blocks = 0;
   for (const Shard& shard : shards_) {
     const LockGuard guard(shard.mutex);
-    blocks += shard.entries.size();
+    blocks += shard.cached;
   }
   return blocks * sizeof(Block);
 }

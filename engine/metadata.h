@@ -16,7 +16,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "engine/block.h"
@@ -95,26 +94,31 @@ class Metadata final : public BlockReader {
   void set_bad_copy_handler(std::function<void(BadCopy)> handler) { on_bad_copy_ = std::move(handler); }
 
  private:
+  struct Entry {
+    BlockPtr version;  // null: not cached
+    std::uint32_t pins = 0;
+    bool used = false;
+    bool in_ring = false;  // its shard's; also after it was freed, until the hand comes by
+  };
   struct Chunk {
     std::atomic<std::uint64_t> next{0};
     std::atomic<std::uint64_t> sequence{0};
-    std::array<std::atomic<std::uint64_t>, format::kChunkPayload> descriptors;
-  };
-  struct Entry {
-    BlockPtr version;
-    std::uint32_t pins = 0;
-    bool used = false;
+    // Stored to by publish_descriptor() under the transaction mutex; looked at by any thread.
+    alignas(kLineBytes) std::array<std::uint64_t, format::kChunkPayload> descriptors;
+    std::array<Entry, format::kChunkPayload> entries;  // the cache, by place; each guarded by its block's shard
   };
   struct Shard {
     mutable Mutex mutex;
-    std::unordered_map<std::uint64_t, Entry> entries GUARDED_BY(mutex);
-    std::vector<std::uint64_t> ring GUARDED_BY(mutex);  // keys in clock order
+    std::size_t cached GUARDED_BY(mutex) = 0;           // entries with a version
+    std::vector<BlockNumber> ring GUARDED_BY(mutex);  // in clock order
     std::size_t hand GUARDED_BY(mutex) = 0;
   };
   static constexpr std::size_t kShards = 64;
 
   Chunk* chunk_of(BlockNumber block) const;
   Shard& shard_of(BlockNumber block) { return shards_[std::hash<BlockNumber>{}(block) % kShards]; }
+  Entry& entry_of(BlockNumber block) { return chunk_of(block)->entries[block.value % format::kChunkBlocks - 1]; }
+  void keep(Shard& shard, BlockNumber block, BlockPtr version) REQUIRES(shard.mutex);
   void make_room(Shard& shard) REQUIRES(shard.mutex);
 
   Medium& medium_;

@@ -248,7 +248,7 @@ Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_vi
   if (made && mounted) {
     mounted->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
     const LockGuard mutex_guard(store_->mutex);
-    mounted->state().table.forget_exclusive();
+    mounted->state().forget_exclusive();
   }
   return made;
 }
@@ -287,7 +287,7 @@ Result<> Pool::rollback(std::string_view name, std::string_view snapshot_name) {
   if (mounted) {
     mounted->state().sharing_generation.fetch_add(1, std::memory_order_acq_rel);
     const LockGuard mutex_guard(store_->mutex);
-    mounted->state().table.forget_exclusive();
+    mounted->state().forget_exclusive();
   }
   state_->services.wake_background();
   return {};

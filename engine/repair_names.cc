@@ -191,7 +191,7 @@ class VolumeRepair {
                        }));
     for (const std::uint64_t index : wrong)
       TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
-        if (TRY(state_.own_orphans(transaction))) return Step::kAgain;
+        if (TRY(state_.own_leaf(transaction, format::kOrphansInode, FileBlock(index / kOrphansPerBlock)))) return Step::kAgain;
         InodeRecord* record = TRY(state_.table.edit(transaction, format::kOrphansInode));
         Block* block = TRY(edit_leaf(transaction, edit_data_fork(*record, LeafKind::kOrphans),
                                      FileBlock(index / kOrphansPerBlock), services_.graveyard));
@@ -360,7 +360,7 @@ class VolumeRepair {
   Result<> list_orphan(std::uint64_t number) {
     Volume::State::OrphanChange listed;
     TRY(change(TransactionClass::kReleasing, [&](Transaction& transaction) -> Result<Step> {
-      if (TRY(state_.own_orphans(transaction))) return Step::kAgain;
+      if (TRY(state_.own_orphan_place(transaction, InodeNumber(number)))) return Step::kAgain;
       listed = TRY(state_.add_orphan(transaction, InodeNumber(number)));
       return Step::kDone;
     }));

@@ -155,6 +155,7 @@ Result<> Transaction::commit() {
   make_headers();
 
   std::vector<JournalChange> changes;
+  changes.reserve(dirty_.size() + headers_.size());
   std::uint64_t lines = 0;
   for (const auto& [block, dirty] : dirty_) {
     if (dirty.freed || dirty.is_new || dirty.line_mask == 0) continue;

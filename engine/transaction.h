@@ -10,10 +10,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
+
+#include <boost/container/flat_map.hpp>
+#include <boost/container/small_vector.hpp>
 
 #include "engine/block.h"
 #include "engine/format.h"
@@ -74,6 +76,9 @@ class Transaction final : public BlockEditor {
 
  private:
   friend class Store;
+  // By block number. Most transactions concern four or five blocks of one or two chunks.
+  template <class T>
+  using Few = boost::container::flat_map<std::uint64_t, T, std::less<>, boost::container::small_vector<std::pair<std::uint64_t, T>, 8>>;
   struct Dirty {
     std::shared_ptr<Block> copy;  // null for a block that is only freed
     BlockPtr before;              // null for a new block
@@ -98,7 +103,7 @@ class Transaction final : public BlockEditor {
 
   Store& store_;
   TransactionClass class_;
-  std::map<std::uint64_t, Dirty> dirty_;
+  Few<Dirty> dirty_;
   std::vector<BlockNumber> new_blocks_;
   std::vector<BlockNumber> withheld_;
   std::vector<std::function<void()>> on_commit_;
@@ -109,7 +114,7 @@ class Transaction final : public BlockEditor {
     std::shared_ptr<Block> content;
     std::uint64_t line_mask;
   };
-  std::map<std::uint64_t, Header> headers_;
+  Few<Header> headers_;
   bool done_ = false;
 };
 

@@ -140,6 +140,16 @@ Result<bool> Volume::State::own_data(Transaction& transaction, InodeNumber inode
   return unshare(transaction, edit_data_fork(*record, kind), range, kind == LeafKind::kData ? what : Unshare::kLeaves);
 }
 
+Result<bool> Volume::State::own_leaf(Transaction& transaction, InodeNumber inode, FileBlock block) {
+  const Leaf leaf{inode, block};
+  Leaf& known = exclusive_leaves[(inode.value * 31 + block.value) % exclusive_leaves.size()];
+  if (known == leaf) return false;
+  // The inode first: a leaf has one reference also where the inode that refers to it is shared.
+  if (TRY(own_inode(transaction, inode)) || TRY(own_data(transaction, inode, {block, 1}))) return true;
+  known = leaf;
+  return false;
+}
+
 Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber inode) {
   InodeRecord* record = TRY(table.edit(transaction, inode));
   if (record->attribute_bytes == 0) return false;
@@ -219,13 +229,17 @@ constexpr std::uint64_t kOrphansPerBlock = kBlockBytes / sizeof(std::uint64_t);
 FileBlock orphan_block(std::uint64_t index) { return FileBlock(index / kOrphansPerBlock); }
 }  // namespace
 
-Result<bool> Volume::State::own_orphans(Transaction& transaction) {
-  if (TRY(own_inode(transaction, format::kOrphansInode))) return true;
-  return own_data(transaction, format::kOrphansInode, {FileBlock(0), orphan_block(orphan_end).value + 1});
+std::uint64_t Volume::State::orphan_place(InodeNumber inode) const {
+  if (const auto it = orphan_index.find(inode.value); it != orphan_index.end()) return it->second;
+  return orphan_gaps.empty() ? orphan_end : *orphan_gaps.begin();
+}
+
+Result<bool> Volume::State::own_orphan_place(Transaction& transaction, InodeNumber inode) {
+  return own_leaf(transaction, format::kOrphansInode, orphan_block(orphan_place(inode)));
 }
 
 Result<Volume::State::OrphanChange> Volume::State::add_orphan(Transaction& transaction, InodeNumber inode) {
-  const std::uint64_t index = orphan_gaps.empty() ? orphan_end : *orphan_gaps.begin();
+  const std::uint64_t index = orphan_place(inode);
   InodeRecord* list = TRY(table.edit(transaction, format::kOrphansInode));
   Block* block = TRY(edit_leaf(transaction, edit_data_fork(*list, LeafKind::kOrphans), orphan_block(index), services.graveyard));
   block->as<std::array<std::uint64_t, kOrphansPerBlock>>()[index % kOrphansPerBlock] = inode.value;
@@ -296,6 +310,7 @@ void Volume::State::reclaim_each(std::span<const InodeNumber> each) {
 
 bool Volume::State::reclaim_let_go() {
   constexpr std::size_t kAtOnce = 16;
+  const LockGuard let_go_guard(let_go_mutex);
   std::vector<InodeNumber> all;
   {
     const LockGuard guard(orphans_mutex);
@@ -326,8 +341,7 @@ Result<> Volume::State::reclaim(std::span<const InodeNumber> wanted) {
     TRY(store.run_locked(TransactionClass::kFreeing, [&](Transaction& transaction) -> Result<Step> {
       changes.clear();
       for (const InodeNumber inode : gone)
-        if (TRY(own_inode(transaction, inode))) return Step::kAgain;
-      if (TRY(own_orphans(transaction))) return Step::kAgain;
+        if (TRY(own_inode(transaction, inode)) || TRY(own_orphan_place(transaction, inode))) return Step::kAgain;
       for (const InodeNumber inode : gone) {
         InodeRecord* record = TRY(table.edit(transaction, inode));
         if (record->link_count != 0) return fail(ErrorCode::kDamaged, "an inode with a name is in the orphan list");

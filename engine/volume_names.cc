@@ -300,12 +300,11 @@ Result<Attributes> create_unnamed_once(State& state, InodeNumber directory, cons
   State::OrphanChange orphan;
   const LockGuard guard(state.store.mutex);
   TRY(state.store.run_locked(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
-    if (TRY(state.own_orphans(transaction))) return Step::kAgain;
     const InodeRecord parent = TRY(state.table.read(transaction, directory));
     if (!is_directory(parent)) return fail(ErrorCode::kNotDirectory);
     if (parent.link_count == 0) return fail(ErrorCode::kNotFound);
     made = TRY(state.table.find_free(transaction));
-    if (TRY(state.own_inode(transaction, made))) return Step::kAgain;
+    if (TRY(state.own_inode(transaction, made)) || TRY(state.own_orphan_place(transaction, made))) return Step::kAgain;
     InodeRecord* record = TRY(make_inode(state, transaction, made, wanted, parent, current_time()));
     record->link_count = 0;
     result = *record;
@@ -353,7 +352,7 @@ Result<Attributes> link_once(State& state, InodeNumber inode, InodeNumber direct
       orphan = {};
       if (TRY(state.own_inode(transaction, directory)) || TRY(state.own_directory_block(transaction, directory, position)) ||
           TRY(state.own_inode(transaction, inode)) || TRY(state.own_attributes(transaction, inode)) ||
-          (state.unnamed.contains(inode.value) && TRY(state.own_orphans(transaction))))
+          (state.unnamed.contains(inode.value) && TRY(state.own_orphan_place(transaction, inode))))
         return Step::kAgain;
       InodeRecord* parent = TRY(edit_directory(state, transaction, directory));
       if (TRY(find_entry(transaction, *parent, *index, name))) return fail(ErrorCode::kExists);
@@ -420,7 +419,7 @@ Result<> remove_entry(State& state, InodeNumber directory, std::string_view name
       if (kind == RemoveKind::kDirectory && !is_directory(victim)) return fail(ErrorCode::kNotDirectory);
       if (kind == RemoveKind::kDirectory && victim.entry_count != 0) return fail(ErrorCode::kNotEmpty);
       if (TRY(state.own_directory_block(transaction, directory, entry.position)) || TRY(state.own_inode(transaction, entry.inode)) ||
-          TRY(state.own_attributes(transaction, entry.inode)) || TRY(state.own_orphans(transaction)))
+          TRY(state.own_attributes(transaction, entry.inode)) || TRY(state.own_orphan_place(transaction, entry.inode)))
         return Step::kAgain;
       TRY(erase_entry(transaction, *parent, entry.position, state.services.graveyard));
       if (kind == RemoveKind::kDirectory) --parent->link_count;
@@ -550,7 +549,7 @@ class Rename {
     }
     if (!to_.entry) return false;
     if (TRY(state_.own_inode(transaction, to_.entry->inode)) || TRY(state_.own_attributes(transaction, to_.entry->inode))) return true;
-    return mode_ != RenameMode::kExchange && TRY(state_.own_orphans(transaction));
+    return mode_ != RenameMode::kExchange && TRY(state_.own_orphan_place(transaction, to_.entry->inode));
   }
 
   // The inode has its entry in another place now.

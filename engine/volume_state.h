@@ -1,6 +1,7 @@
 // The inside of a Volume: what its parts (names, data, attributes, life of inodes) share.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -59,6 +60,13 @@ struct Volume::State {
   std::atomic<bool> read_only;  // until Pool::begin_writing()
   Gate gate;
   InodeTable table;  // changes and its memory: the transaction mutex
+  // Leaves whose path was found exclusive, the last ones by a hash of their place (inode 0: none). The transaction mutex.
+  struct Leaf {
+    InodeNumber inode;
+    FileBlock block;
+    friend bool operator==(const Leaf&, const Leaf&) = default;
+  };
+  std::array<Leaf, 64> exclusive_leaves{};
   InodeStates inodes;
   // Blocks of files that were read as zeros, and told of; a kernel's page of such a block is not what was in it.
   Mutex zeroed_mutex;
@@ -81,6 +89,7 @@ struct Volume::State {
   Mutex orphans_mutex;
   std::set<InodeNumber> let_go;  // orphans_mutex
   static constexpr std::size_t kMaximumLetGo = 1024;
+  Mutex let_go_mutex;  // who reclaims them; before the gates. Whoever comes next finds what this one has taken reclaimed
 
   // Takes the kernel's references back; the last one of a file without a name ends it. Not in an operation.
   void forget(InodeNumber inode, std::uint64_t count);
@@ -167,8 +176,15 @@ struct Volume::State {
   // The inode first. Metadata leaves of the range are made exclusive too.
   Result<bool> own_data(Transaction& transaction, InodeNumber inode, FileRange range, Unshare what = Unshare::kNodes);
   Result<bool> own_attributes(Transaction& transaction, InodeNumber inode);
+  // Of a directory or of the orphan list, and the inode: what every change of a name asks for is remembered.
+  Result<bool> own_leaf(Transaction& transaction, InodeNumber inode, FileBlock block);
   Result<bool> own_directory_block(Transaction& transaction, InodeNumber inode, DirectoryPosition position) {
-    return own_data(transaction, inode, {block_of(position), 1});
+    return own_leaf(transaction, inode, block_of(position));
+  }
+  // After a change of what is shared (snapshot): forgets what is known to be exclusive.
+  void forget_exclusive() {
+    table.forget_exclusive();
+    exclusive_leaves.fill({});
   }
   // Lazy times of the inode go into the record that is being changed anyway.
   void take_times(Transaction& transaction, InodeState& state, format::InodeRecord& record);
@@ -176,7 +192,8 @@ struct Volume::State {
   Result<> add_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
   Result<> remove_parent(Transaction& transaction, format::InodeRecord& record, InodeNumber directory, DirectoryPosition position);
   // The orphan list.
-  Result<bool> own_orphans(Transaction& transaction);
+  std::uint64_t orphan_place(InodeNumber inode) const;  // the index it has there, or would get
+  Result<bool> own_orphan_place(Transaction& transaction, InodeNumber inode);
   struct OrphanChange {
     std::uint64_t inode = 0, index = 0;
     bool add = false;

@@ -8,8 +8,12 @@
 
 #include "engine/checker.h"
 #include "engine/format.h"
+#include "engine/inode_table.h"
+#include "engine/map.h"
 #include "engine/medium_dram.h"
+#include "engine/metadata.h"
 #include "engine/pool.h"
+#include "engine/store.h"
 #include "test/catch.h"
 
 namespace daxcow {
@@ -18,12 +22,12 @@ namespace {
 constexpr std::uint64_t kMiB = 1 << 20, kGiB = 1 << 30;
 
 struct Bench {
-  explicit Bench(std::uint64_t size = 64 * kMiB) {
+  explicit Bench(std::uint64_t size = 64 * kMiB, bool background = false) {
     auto medium = DramMedium::create(size);
     REQUIRE(medium.has_value());
     dram = static_cast<DramMedium*>(medium->get());
     REQUIRE(Pool::format(**medium, {.label = {}, .progress = {}}).has_value());
-    auto opened = Pool::open(std::move(*medium), {.background = false, .log = {}});
+    auto opened = Pool::open(std::move(*medium), {.background = background, .log = {}});
     REQUIRE(opened.has_value());
     pool = std::move(*opened);
     volume = *pool->mount("main", false);
@@ -284,6 +288,71 @@ TEST_CASE("a full pool with a snapshot can always be emptied, whatever removing 
     }
   bench.pool->settle();
   bench.check_clean();
+}
+
+TEST_CASE("files that are let go are reclaimed in the background, several at once, also when a snapshot shares them") {
+  Bench bench(64 * kMiB, true);
+  const std::uint64_t free_before = bench.volume->statistics()->free_blocks;
+  const bool snapshot = GENERATE(false, true);
+  constexpr int kFiles = 1500;  // more than may wait
+  std::vector<InodeNumber> files;
+  for (int i = 0; i < kFiles; ++i) {
+    files.push_back(bench.file("file " + std::to_string(i)));
+    bench.volume->remember(files.back());
+    REQUIRE(bench.write(files.back(), 0, std::string(i % 3 * kBlockBytes, 'x')).has_value());
+  }
+  for (int i = 0; i < kFiles; ++i) {
+    REQUIRE(bench.volume->unlink(format::kRootInode, "file " + std::to_string(i)).has_value());
+    if (snapshot && i % 500 == 250) REQUIRE(bench.pool->snapshot("main", "snapshot-" + std::to_string(i), true).has_value());
+    if (i >= 100) bench.volume->forget(files[i - 100], 1);
+  }
+  for (int i = kFiles - 100; i < kFiles; ++i) bench.volume->forget(files[i], 1);
+  bench.check_clean();
+  for (const InodeNumber file : files) CHECK(bench.volume->attributes(file).error().code == ErrorCode::kStale);
+  if (snapshot)
+    for (const std::string number : {"250", "750", "1250"}) REQUIRE(bench.pool->delete_volume("snapshot-" + number).has_value());
+  bench.check_clean();
+  // But for metadata chunks, which stay, and the directory's own blocks.
+  CHECK(free_before - bench.volume->statistics()->free_blocks <= 2048);
+}
+
+TEST_CASE("a let-go file that cannot be reclaimed does not keep the others") {
+  auto medium = DramMedium::create(64 * kMiB);
+  REQUIRE(medium.has_value());
+  auto& dram = static_cast<DramMedium&>(**medium);
+  REQUIRE(Pool::format(dram, {.label = {}, .progress = {}}).has_value());
+  const auto pool = std::move(*Pool::open(std::move(*medium), {.cache_bytes = 1 << 16, .log = {}}));
+  const auto volume = *pool->mount("main", false);
+  std::vector<InodeNumber> files;
+  const auto create = [&](const std::string& name) {
+    return volume->create(format::kRootInode, name, {.mode = S_IFREG | 0644, .symlink_target = {}})->inode;
+  };
+  for (int i = 0; i < 64; ++i) {
+    files.push_back(create("file " + std::to_string(i)));
+    volume->remember(files.back());
+  }
+  for (int i = 0; i < 64; ++i) REQUIRE(volume->unlink(format::kRootInode, "file " + std::to_string(i)).has_value());
+  // Both copies of the block of one file, after others have taken its place in the cache.
+  BlockNumber lost;
+  {
+    Store& store = pool->store();
+    const LockGuard guard(store.mutex);
+    const auto table = InodeTable::root(store.metadata(), volume->number());
+    lost = entry_at(store.metadata(), *table, FileBlock(files[30].value / format::kInodesPerBlock))->block();
+  }
+  for (int i = 0; i < 1000; ++i) create("other " + std::to_string(i));
+  dram.inject(lost, DramMedium::Injection::kLatent);
+  dram.inject(Metadata::mirror_of(lost), DramMedium::Injection::kLatent);
+  for (const InodeNumber file : files) volume->forget(file, 1);
+  pool->settle();
+  int left = 0;
+  for (const InodeNumber file : files) {
+    const bool is_lost = file.value / format::kInodesPerBlock == files[30].value / format::kInodesPerBlock;
+    const ErrorCode code = volume->attributes(file).error().code;
+    CHECK(is_lost == (code != ErrorCode::kStale));
+    left += is_lost;
+  }
+  CHECK(left == static_cast<int>(format::kInodesPerBlock));
 }
 
 TEST_CASE("what needs no room works in a full pool: appends to a last block, and truncation inside of one") {
