@@ -26,13 +26,14 @@ struct ListedName {
   std::uint64_t cookie;
 };
 
-// What is known of an entry's inode, which is counted as known to the kernel; without attributes for "." and "..", and
-// for an inode that cannot be read: one damaged inode must not hide a directory. Nothing if the name is gone by now.
+// What is known of an entry's inode, which is counted as known to the kernel. Without attributes for "." and ".."; for an inode
+// that the kernel has already, since linking it up again takes the kernel longer than the rest of the entry; and for one
+// that cannot be read: one damaged inode must not hide a directory. Nothing if the name is gone by now.
 std::optional<fuse_entry_param> look_up_entry(fuse_req_t request, InodeNumber directory, const ListedName& listed) {
   auto& mount = context(request);
   fuse_entry_param plain{};
   plain.attr = name_only(listed.inode, listed.type);
-  if (is_dot_or_dot_dot(listed.name)) return plain;
+  if (is_dot_or_dot_dot(listed.name) || mount.volume->is_remembered(listed.inode)) return plain;
   const auto found = mount.volume->lookup(directory, listed.name);
   if (found) {
     mount.volume->remember(found->inode);

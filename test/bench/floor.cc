@@ -5,9 +5,9 @@
 // the mount's options, the number of threads (fuse/operations.cc, transport.cc, session.cc, mounter.cc). Names are in
 // hash tables. Reads are answered from one buffer, writes and clones are thrown away.
 //
-//   daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY
+//   daxcow_bench_floor [--data FILE] [--announce] DIRECTORY
 //
-//   --data SIZE   keeps data in memory of that size (file offsets wrap around in it, all files share it): what copying it costs
+//   --data FILE   keeps data in that file, mapped as a pool is (file offsets wrap around in it, all files share it): what copying costs
 //   --announce    tells the kernel to forget the attributes of each directory that was changed, as daxcow must where others
 //                 are asking for them: what that costs
 //
@@ -272,10 +272,10 @@ void readdir(fuse_req_t request, fuse_ino_t number, std::size_t size, off_t cook
 void readdirplus(fuse_req_t request, fuse_ino_t number, std::size_t size, off_t cookie, fuse_file_info*) {
   list(request, number, size, cookie, [&](char* to, std::size_t room, const char* name, Node& node, off_t at) {
     auto entry = entry_of(node);
-    const bool is_dot = std::string_view(name) == "." || std::string_view(name) == "..";
-    if (is_dot) entry.ino = 0;
+    const bool is_plain = node.known != 0 || std::string_view(name) == "." || std::string_view(name) == "..";
+    if (is_plain) entry.ino = 0;
     const auto bytes = fuse_add_direntry_plus(request, to, room, name, &entry, at);
-    if (!is_dot && bytes <= room) ++node.known;
+    if (!is_plain && bytes <= room) ++node.known;
     return bytes;
   });
 }
@@ -408,6 +408,18 @@ Result<> serve(const std::string& directory) {
   return {};
 }
 
+bool map_data(const char* path) {
+  const FileDescriptor file(::open(path, O_RDWR | O_CLOEXEC));
+  struct stat status {};
+  if (!file || ::fstat(file.get(), &status) != 0) return false;
+  const auto bytes = static_cast<std::size_t>(status.st_size);
+  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  if (memory == MAP_FAILED) return false;
+  floor_.data = static_cast<std::byte*>(memory);
+  floor_.data_bytes = bytes;
+  return true;
+}
+
 int run(int argc, char** argv) {
   std::string directory;
   for (int i = 1; i < argc; ++i) {
@@ -415,10 +427,8 @@ int run(int argc, char** argv) {
     if (argument == "--announce") {
       floor_.announce = true;
     } else if (argument == "--data" && i + 1 < argc) {
-      const auto bytes = parse_size(argv[++i]);
-      if (!bytes || *bytes == 0)
-        return fmt::print(stderr, "daxcow_bench_floor: --data wants a size, not {}\n", argv[i]), 2;
-      floor_.data_bytes = *bytes;
+      if (!map_data(argv[++i]))
+        return fmt::print(stderr, "daxcow_bench_floor: {}: cannot be mapped: {}\n", argv[i], std::strerror(errno)), 1;
     } else if (directory.empty() && !argument.starts_with('-')) {
       directory = argument;
     } else {
@@ -427,13 +437,7 @@ int run(int argc, char** argv) {
     }
   }
   if (directory.empty())
-    return fmt::print(stderr, "usage: daxcow_bench_floor [--data SIZE] [--announce] DIRECTORY\n"), 2;
-  if (floor_.data_bytes != 0) {
-    void* const memory =
-        ::mmap(nullptr, floor_.data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return fmt::print(stderr, "daxcow_bench_floor: no memory for --data\n"), 1;
-    floor_.data = static_cast<std::byte*>(memory);
-  }
+    return fmt::print(stderr, "usage: daxcow_bench_floor [--data FILE] [--announce] DIRECTORY\n"), 2;
   if (const auto served = serve(directory); !served)
     return fmt::print(stderr, "daxcow_bench_floor: {}\n", served.error().message), 1;
   return 0;

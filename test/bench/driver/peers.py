@@ -127,7 +127,7 @@ class Floor(Peer):
     clones_by_copy = True
 
     def mount(self):
-        self.serve(os.path.join(self.programs, "daxcow_bench_floor"), *self.options, self.directory)
+        self.serve(os.path.join(self.programs, "daxcow_bench_floor"), *(o.format(image=self.image) for o in self.options), self.directory)
         device = os.stat(self.directory).st_dev
         try:  # daxcow's default
             with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", "w") as setting:
@@ -137,10 +137,10 @@ class Floor(Peer):
 
 
 class FloorData(Floor):
-    """The same, but it keeps data: what copying costs."""
+    """The same, but it keeps data, in an image as large as the pool: what copying costs."""
 
     name = "floor-data"
-    options = ("--data", "256M")
+    options = ("--data", "{image}")
 
 
 class FloorAnnounce(Floor):
@@ -187,4 +187,4 @@ class Fuse2fs(Peer):
 
 
 ALL = [Daxcow, Floor, Xfs, Btrfs, Ext4, Fuse2fs, FloorData, FloorAnnounce]
-DEFAULT = ["floor", "xfs", "btrfs", "ext4", "fuse2fs"]
+DEFAULT = ["floor", "floor-data", "xfs", "btrfs", "ext4", "fuse2fs"]
