@@ -57,7 +57,7 @@ Result<> split_by_sharing(State& state, Transaction& transaction, const Segment&
 }  // namespace
 
 Result<std::vector<SharingAnswer>> ask_sharing(State& state, InodeNumber inode, FileRange range,
-                                               const std::vector<Segment>& segments) {
+                                               std::span<const Segment> segments) {
   std::vector<SharingAnswer> answers;
   TRY(state.store.run(TransactionClass::kNormal, [&](Transaction& transaction) -> Result<Step> {
     if (TRY(state.own_inode(transaction, inode)) || TRY(state.own_data(transaction, inode, range))) return Step::kAgain;
@@ -99,7 +99,7 @@ Result<> zero_behind_end(State& state, InodeState& held, std::uint64_t end_bytes
   const BlockNumber old = tail.entry.block();
   const std::uint8_t bad = state.store.ledger().mask(old);
   if (bad == 0) {
-    const auto answers = TRY(ask_sharing(state, held.number, range, {tail}));
+    const auto answers = TRY(ask_sharing(state, held.number, range, {&tail, 1}));
     if (!answers.front().shared) {
       const std::uint64_t count = std::min(end_bytes - size, kBlockBytes - kept_bytes);
       if (auto done = state.store.medium().store(byte_offset(old) + kept_bytes, std::span(kZeros).first(count)); !done) {

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
+
+#include <boost/container/small_vector.hpp>
 
 #include "engine/format.h"
 #include "engine/map.h"
@@ -23,7 +26,7 @@ Result<> check_regular(const format::InodeRecord& record);
 
 struct FileView {
   format::InodeRecord record;
-  std::vector<Segment> segments;
+  boost::container::small_vector<Segment, 4> segments;
 };
 // Record and map of a stretch of a file as of one moment, or of its first `most_segments`. kDamaged if the map leads out of
 // the data. Without a limit only for ranges that somebody reads or writes: a file may hold one subtree more often than
@@ -41,7 +44,7 @@ struct SharingAnswer {
   bool shared;
 };
 Result<std::vector<SharingAnswer>> ask_sharing(Volume::State& state, InodeNumber inode, FileRange range,
-                                               const std::vector<Segment>& segments);
+                                               std::span<const Segment> segments);
 
 // Bytes behind the end of a file, in its last block, mean nothing: an append puts its data there before the file has grown,
 // and a truncation leaves there what it cuts off. So whoever makes a file grow to `end_bytes` and leaves a gap zeroes it first.

@@ -92,7 +92,7 @@ class Writer {
 
   Result<> classify() {
     const std::uint64_t generation_before = generation();
-    std::vector<Segment> unknown;
+    boost::container::small_vector<Segment, 4> unknown;
     for (const Segment& segment : view_.segments) {
       if (!segment.entry.present()) {
         add(segment.range, Treatment::kNew, {});
@@ -112,12 +112,12 @@ class Writer {
       }
       if (rest.range.count != 0) unknown.push_back(rest);
     }
-    if (!unknown.empty()) TRY(ask(unknown, generation_before));
+    if (!unknown.empty()) TRY(ask({unknown.data(), unknown.size()}, generation_before));
     std::ranges::sort(regions_, {}, [](const Region& region) { return region.range.first; });
     return {};
   }
 
-  Result<> ask(const std::vector<Segment>& unknown, std::uint64_t generation_before) {
+  Result<> ask(std::span<const Segment> unknown, std::uint64_t generation_before) {
     for (const auto& [segment, shared] : TRY(ask_sharing(state_, held_.number, range_, unknown))) {
       if (shared) {
         add(segment.range, Treatment::kNew, segment.entry);
@@ -318,8 +318,8 @@ class Writer {
   Volume::WriteOptions options_;
   FileRange range_;
   FileView view_;
-  std::vector<Region> regions_;
-  std::vector<Segment> pieces_;
+  boost::container::small_vector<Region, 4> regions_;
+  boost::container::small_vector<Segment, 4> pieces_;
   std::vector<Store::Reservation> reservations_;
   bool met_poison_ = false;
 };

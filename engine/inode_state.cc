@@ -15,7 +15,7 @@ std::optional<Segment> ExclusiveBlocks::find(FileBlock block, std::uint64_t gene
 }
 
 void ExclusiveBlocks::add(const Segment& segment, std::uint64_t generation) {
-  if (generation != generation_ || segments_.size() >= kMaximumSegments) segments_.clear();
+  if (generation != generation_) segments_.clear();
   generation_ = generation;
   // Overlapping older knowledge goes: the newer map counts.
   auto it = segments_.lower_bound(segment.range.first.value);
@@ -33,6 +33,7 @@ void ExclusiveBlocks::add(const Segment& segment, std::uint64_t generation) {
     }
   }
   while (it != segments_.end() && it->first < segment.range.end().value) it = segments_.erase(it);
+  if (segments_.size() >= kMaximumSegments) segments_.erase(it != segments_.end() ? it : segments_.begin());  // one makes room
   segments_[segment.range.first.value] = {segment.range.count, segment.entry.block()};
 }
 

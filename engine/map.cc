@@ -328,16 +328,37 @@ class Editor {
   Search written_{transaction_, true};
 };
 
+// Whether the block that entry `i` leads to must not be shared.
+Result<bool> must_own(LeafKind kind, const Level& level, std::uint64_t i, MapEntry entry, FileRange range, Unshare what) {
+  if (!entry.present()) return false;
+  const bool leaf = !entry.is_node();
+  if (!leaf && level.log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
+  if (leaf && level.log512 != 0 && kind != LeafKind::kData) return fail(ErrorCode::kDamaged, "an entry is a run of metadata blocks");
+  const bool covered = intersect(level.range_of(i), range).count == level.span();
+  return leaf ? what == Unshare::kLeaves : !covered || what != Unshare::kEdges;
+}
+
+Result<bool> any_shared_below(Transaction& transaction, LeafKind kind, const std::uint64_t* entries, const Level& level, FileRange range,
+                              Unshare what) {
+  const SlotWindow window = slots_in(level, range);
+  for (std::uint64_t i = window.first; i < window.end; ++i) {
+    const MapEntry entry{entries[i]};
+    if (!TRY(must_own(kind, level, i, entry, range, what))) continue;
+    if (TRY(transaction.references_before(entry.block(), 2)) > 1) return true;
+    if (!entry.is_node()) continue;
+    const BlockPtr node = TRY(transaction.read(entry.block(), BlockType::kMapNode));
+    const Level below{nullptr, kMapFanout, static_cast<std::uint8_t>(level.log512 - 1), level.range_of(i).first};
+    if (TRY(any_shared_below(transaction, kind, node->as<format::MapNode>().data(), below, range, what))) return true;
+  }
+  return false;
+}
+
 Result<bool> unshare_below(Transaction& transaction, LeafKind kind, const Level& level, FileRange range, Unshare what) {
   const SlotWindow window = slots_in(level, range);
   for (std::uint64_t i = window.first; i < window.end; ++i) {
     const MapEntry entry{level.entries[i]};
-    if (!entry.present()) continue;
+    if (!TRY(must_own(kind, level, i, entry, range, what))) continue;
     const bool leaf = !entry.is_node();
-    if (!leaf && level.log512 == 0) return fail(ErrorCode::kDamaged, "a map is deeper than its level");
-    if (leaf && level.log512 != 0 && kind != LeafKind::kData) return fail(ErrorCode::kDamaged, "an entry is a run of metadata blocks");
-    const bool covered = intersect(level.range_of(i), range).count == level.span();
-    if (leaf ? what != Unshare::kLeaves : covered && what == Unshare::kEdges) continue;
     const BlockType type = leaf ? format::leaf_block_type(kind) : BlockType::kMapNode;
     if (TRY(transaction.references_before(entry.block(), 2)) > 1) {
       const BlockPtr shared = TRY(transaction.read(entry.block(), type));
@@ -424,6 +445,10 @@ Result<SlotView> slot_of(BlockReader& reader, const Fork& fork, FileBlock block)
 Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block) {
   const SlotView slot = TRY(slot_of(reader, fork, block));
   return slot.entry.present() ? advance(slot.entry, block.value % blocks_spanned(slot.log512)) : MapEntry{};
+}
+
+Result<bool> any_shared(Transaction& transaction, const Fork& fork, FileRange range, Unshare what) {
+  return any_shared_below(transaction, fork.kind, fork.slots.data(), root_level(fork), range, what);
 }
 
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {

@@ -88,6 +88,8 @@ enum class Unshare {
 // Copies at most one shared node (or metadata leaf). Returns true if it did: commit and call again. Top-down, so that what
 // is shared below is found by the references of the copy.
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what);
+// Whether it would copy one: to know before the record of the fork is edited.
+Result<bool> any_shared(Transaction& transaction, const Fork& fork, FileRange range, Unshare what);
 // Makes the root large enough for blocks below `end`.
 Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end);
 // Maps `range` to the contiguous blocks from `target` on. What was there is dropped.

@@ -20,6 +20,8 @@
 #include <string_view>
 #include <vector>
 
+#include <boost/container/small_vector.hpp>
+
 #include "engine/poison_policy.h"
 #include "engine/result.h"
 #include "engine/types.h"
@@ -132,14 +134,14 @@ class ReadLease {
   ReadLease(ReadLease&&) noexcept;
   ReadLease& operator=(ReadLease&&) noexcept;
   ~ReadLease();
-  std::span<const iovec> pieces() const { return pieces_; }
+  std::span<const iovec> pieces() const { return {pieces_.data(), pieces_.size()}; }
   std::uint64_t bytes() const { return bytes_; }
 
  private:
   friend class Volume;
   struct Held;
   std::unique_ptr<Held> held_;
-  std::vector<iovec> pieces_;
+  boost::container::small_vector<iovec, 4> pieces_;
   std::vector<std::unique_ptr<std::byte[]>> copies_;  // of what cannot be handed out as a piece of the mapping
   std::uint64_t bytes_ = 0;
 };

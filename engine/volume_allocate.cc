@@ -141,7 +141,7 @@ class Filler {
     const FileBlock first = std::max(segment.range.first, zeros_.first), end = std::min(segment.range.end(), zeros_.end());
     if (first >= end) return segment.range.end();
     const Segment part{{first, end - first}, MapEntry::leaf(segment.entry.block() + (first - segment.range.first), false)};
-    for (const auto& [piece, shared] : TRY(ask_sharing(state_, held_.number, part.range, {part}))) {
+    for (const auto& [piece, shared] : TRY(ask_sharing(state_, held_.number, part.range, {&part, 1}))) {
       const BlockRun run{piece.entry.block(), piece.range.count};
       if (is_full()) return piece.range.first;
       if (!shared && !state_.store.ledger().touches(run)) {

@@ -92,7 +92,7 @@ ReadLease::~ReadLease() = default;
 namespace {
 
 // A stretch with blocks of the ledger. What lies in these is copied, as nobody can copy it from the mapping.
-Result<> read_around_bad_sectors(Store& store, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& pieces,
+Result<> read_around_bad_sectors(Store& store, std::uint64_t offset, std::uint64_t length, boost::container::small_vector_base<iovec>& pieces,
                                  std::vector<std::unique_ptr<std::byte[]>>& copies) {
   if (store.ledger().touches_bytes(offset, length)) return fail(ErrorCode::kPoisoned);
   for (const std::uint64_t end = offset + length; offset < end;) {
