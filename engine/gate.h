@@ -16,6 +16,13 @@ class Gate {
     changed_.wait(guard, [this] { return !closing_; });
     ++inside_;
   }
+  // False where that would wait.
+  bool try_lock_shared() {
+    const LockGuard guard(mutex_);
+    if (closing_) return false;
+    ++inside_;
+    return true;
+  }
   void unlock_shared() {
     const LockGuard guard(mutex_);
     if (--inside_ == 0) changed_.notify_all();

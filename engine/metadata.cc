@@ -40,15 +40,13 @@ BlockDescriptor Metadata::descriptor(BlockNumber block) const {
   const std::uint64_t index = block.value % kChunkBlocks;
   const Chunk* chunk = chunk_of(block);
   if (chunk == nullptr || index < 1 || index > kChunkPayload) return {};
-  // const_cast: atomic_ref has no version that only loads.
-  return std::bit_cast<BlockDescriptor>(
-      std::atomic_ref(const_cast<std::uint64_t&>(chunk->descriptors[index - 1])).load(std::memory_order_acquire));
+  return std::bit_cast<BlockDescriptor>(chunk->descriptors[index - 1].load(std::memory_order_acquire));
 }
 
 void Metadata::publish_descriptor(BlockNumber block, const BlockDescriptor& descriptor) {
   CHECK(is_described(block));
-  std::atomic_ref(chunk_of(block)->descriptors[block.value % kChunkBlocks - 1])
-      .store(std::bit_cast<std::uint64_t>(descriptor), std::memory_order_release);
+  chunk_of(block)->descriptors[block.value % kChunkBlocks - 1].store(std::bit_cast<std::uint64_t>(descriptor),
+                                                                    std::memory_order_release);
 }
 
 Result<ChunkHeader> Metadata::read_header(BlockNumber base, Copy copy) const {
@@ -126,8 +124,8 @@ void Metadata::describe_chunk(BlockNumber base, ChunkHeader& header) const {
   header.self = base.value;
   header.next = chunk->next.load(std::memory_order_relaxed);
   header.sequence = chunk->sequence.load(std::memory_order_relaxed);
-  static_assert(sizeof header.blocks == sizeof chunk->descriptors);
-  std::memcpy(&header.blocks, chunk->descriptors.data(), sizeof header.blocks);
+  for (std::uint64_t i = 0; i < kChunkPayload; ++i)
+    header.blocks[i] = std::bit_cast<BlockDescriptor>(chunk->descriptors[i].load(std::memory_order_relaxed));
 }
 
 std::optional<BlockNumber> Metadata::take_free() {

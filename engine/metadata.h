@@ -103,8 +103,7 @@ class Metadata final : public BlockReader {
   struct Chunk {
     std::atomic<std::uint64_t> next{0};
     std::atomic<std::uint64_t> sequence{0};
-    // Stored to by publish_descriptor() under the transaction mutex; looked at by any thread.
-    alignas(kLineBytes) std::array<std::uint64_t, format::kChunkPayload> descriptors;
+    std::array<std::atomic<std::uint64_t>, format::kChunkPayload> descriptors;
     std::array<Entry, format::kChunkPayload> entries;  // the cache, by place; each guarded by its block's shard
   };
   struct Shard {

@@ -168,7 +168,7 @@ Pool::State::State(Store& pool_store, PoolOptions pool_options)
                  if (std::exchange(background_work, true)) return;
                  background_wake.notify_one();
                },
-               options.background,
+               options.background || options.leaves_reclaiming,
                [this] { return bring_back_space(); },
                [this](VolumeNumber volume, InodeNumber inode, std::uint64_t offset, std::uint64_t length,
                       BlockNumber block) { poison.note_healed(volume, inode, offset, length, block); },
@@ -308,10 +308,7 @@ void Pool::State::background() {
     if (background_work) background_wake.wait_for(lock, kBurialInterval, [this] { return background_stop; });
     const bool work = std::exchange(background_work, false);
     lock.unlock();
-    if (work) {
-      reclaim_let_go();
-      empty_graveyard();
-    }
+    if (work) empty_graveyard();
     if (Clock::now() >= times_due) {  // which looks at every inode that is known
       commit_lazy_times();
       times_due = Clock::now() + kLazyInterval;
@@ -324,7 +321,9 @@ void Pool::State::background() {
 }
 
 void Pool::State::empty_graveyard() {
-  while (true) {
+  constexpr int kStepsBetween = 16;  // what is let go meanwhile need not wait for all of a large file
+  for (int i = 0;; ++i) {
+    if (i % kStepsBetween == 0) reclaim_let_go(Patience::kWaitsForNobody);
     {
       const LockGuard guard(background_mutex);
       if (background_stop) return;  // the next open goes on
@@ -340,16 +339,16 @@ void Pool::State::empty_graveyard() {
   store.reclaim();
 }
 
-bool Pool::State::reclaim_let_go() {
+bool Pool::State::reclaim_let_go(Volume::State::Patience patience) {
   bool any = false;
-  for (const auto& volume : all_mounted()) any |= volume->state().reclaim_let_go();
+  for (const auto& volume : all_mounted()) any |= volume->state().reclaim_let_go(patience);
   return any;
 }
 
 bool Pool::State::bring_back_space() {
-  if (!options.background) return false;
   constexpr int kStepsAtOnce = 16;
-  bool worked = reclaim_let_go();
+  bool worked = reclaim_let_go(Patience::kWaitsForNobody);
+  if (!options.background) return worked;
   for (int i = 0; i < kStepsAtOnce; ++i) {
     const auto more = graveyard.step();
     if (!more || !*more) break;
@@ -373,7 +372,7 @@ void Pool::settle() {
   for (int i = 0; i < 2; ++i) {
     state_->poison.process_now();
     if (!store_->read_only()) {
-      state_->reclaim_let_go();
+      state_->reclaim_let_go(State::Patience::kWaits);
       while (true) {
         const auto more = state_->graveyard.step();
         if (!more || !*more) break;

@@ -39,6 +39,7 @@ struct PoolOptions {
   std::uint64_t cache_bytes = 256ull << 20;        // metadata blocks kept in DRAM
   std::uint64_t directory_bytes = 256ull << 20;    // DRAM for directory indexes
   bool background = true;                          // threads: graveyard, lazy times, bad blocks
+  bool leaves_reclaiming = false;                  // without them: to settle(), and to who needs the space (tests)
   bool patrol = false;                             // goes on with passes of the scrub (engine/patrol.h), in a thread
   std::uint64_t patrol_bytes_per_second = 0;       // and begins one when it is due; 0: only when told to
   std::function<void(const std::string&)> log;     // one line each for a person; may be empty; called from any thread

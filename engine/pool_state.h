@@ -63,7 +63,8 @@ struct Pool::State final : PoisonHost {
   void stop_background();
   void background();
   void empty_graveyard();
-  bool reclaim_let_go();  // of all volumes
+  using Patience = Volume::State::Patience;
+  bool reclaim_let_go(Patience patience);  // of all volumes
   bool bring_back_space();
   void commit_lazy_times();
 

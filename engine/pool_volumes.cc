@@ -229,6 +229,8 @@ Result<VolumeNumber> Pool::snapshot(std::string_view source_name, std::string_vi
   const auto mounted = state_->mounted(source.number);
   std::unique_lock<Gate> gate;
   if (mounted && !mounted->read_only()) {
+    // Or a read-only snapshot would keep what was deleted before it. Before the gate is closed: somebody else who is at it waits for that.
+    mounted->state().reclaim_let_go(Volume::State::Patience::kWaits);
     {
       const Volume::State::Operation operation(mounted->state());
       TRY(mounted->state().commit_all_times());

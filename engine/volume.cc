@@ -311,9 +311,13 @@ void Volume::State::reclaim_each(std::span<const InodeNumber> each) {
     if (auto done = reclaim({&inode, 1}); !done) store.log("reclaiming inode " + std::to_string(inode.value) + ": " + describe(done.error()));
 }
 
-bool Volume::State::reclaim_let_go() {
+bool Volume::State::reclaim_let_go(Patience patience) {
   constexpr std::size_t kAtOnce = 16;
-  const LockGuard let_go_guard(let_go_mutex);
+  std::unique_lock pass(let_go_mutex, std::defer_lock);
+  if (patience == Patience::kWaits)
+    pass.lock();
+  else if (!pass.try_lock())
+    return true;
   std::vector<InodeNumber> all;
   {
     const LockGuard guard(orphans_mutex);
@@ -321,9 +325,16 @@ bool Volume::State::reclaim_let_go() {
     let_go.clear();
   }
   for (std::span<const InodeNumber> left(all); !left.empty();) {
+    auto operation = Operation::try_begin(*this);
+    if (!operation && patience == Patience::kWaitsForNobody) {
+      const LockGuard guard(orphans_mutex);
+      let_go.insert(left.begin(), left.end());
+      services.wake_background();
+      return true;
+    }
+    if (!operation) operation.emplace(*this);
     const auto several = left.first(std::min(left.size(), kAtOnce));
     left = left.subspan(several.size());
-    const Operation operation(*this);
     if (!reclaim(several)) reclaim_each(several);  // one is damaged, or together they are too much for one transaction
   }
   return !all.empty();
@@ -431,7 +442,7 @@ void Volume::State::forget(InodeNumber inode, std::uint64_t count) {
   {
     const LockGuard guard(orphans_mutex);
     orphan = orphan_index.contains(inode.value);
-    if (orphan && services.has_background && let_go.size() < kMaximumLetGo) left = let_go.insert(inode).second;
+    if (orphan && services.leaves_reclaiming && let_go.size() < kMaximumLetGo) left = let_go.insert(inode).second;
   }
   if (left) {
     services.wake_background();

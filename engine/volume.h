@@ -231,6 +231,8 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // one step, whatever both contain.
   Result<ReflinkDone> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
                                 std::uint32_t clear_mode = 0);
+  // Whether that would change what the target contains; wrong arguments as reflink() answers them.
+  Result<bool> reflink_would_change(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode);
   Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split
   // where the number changes.

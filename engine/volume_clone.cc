@@ -54,6 +54,19 @@ class Clone {
   Clone(State& from_volume, InodeState& from, State& to_volume, InodeState& to)
       : from_volume_(from_volume), from_(from), to_volume_(to_volume), to_(to) {}
 
+  // Whether reflink() would change what the target contains.
+  Result<bool> would_change(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode) {
+    const InodeRecord source = TRY(from_volume_.read_record(from_.number));
+    if (source.generation != generation) return fail(ErrorCode::kStale);
+    const InodeRecord target = TRY(to_volume_.read_record(to_.number));
+    TRY(check_both_regular(source, target));
+    const bool same_file = &from_ == &to_;
+    if (mode == ReflinkMode::kReplace) return same_file ? Result<bool>(fail(ErrorCode::kInvalid)) : true;
+    if (mode == ReflinkMode::kCopy) return range.length != 0 && range.from_offset < source.size_bytes;
+    if (mode != ReflinkMode::kClone) return false;
+    return TRY(length_by_rule(source, target, range, false, same_file)) != 0;
+  }
+
   // By the kernel's rules, and all of it.
   Result<ReflinkDone> reflink(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode, std::uint32_t clear_mode) {
     const InodeRecord source = TRY(from_volume_.read_record(from_.number));
@@ -288,6 +301,12 @@ Result<std::uint64_t> Volume::clone_range_to(InodeNumber from, std::uint64_t fro
     return clone_between<std::uint64_t>(*state_, from, *to_volume.state_, to,
                                         [&](Clone& clone) { return clone.run(from_offset, to_offset, length); });
   });
+}
+
+Result<bool> Volume::reflink_would_change(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
+                                          ReflinkMode mode) {
+  return clone_between<bool>(*state_, from.inode, *to_volume.state_, to,
+                             [&](Clone& clone) { return clone.would_change(from.generation, range, mode); });
 }
 
 Result<ReflinkDone> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <shared_mutex>
 #include <span>
@@ -42,7 +43,7 @@ struct PoolServices {
   Store& store;
   PoolGraveyard& graveyard;
   std::function<void()> wake_background;  // there is something in the graveyard, or let go
-  const bool has_background;              // somebody will look
+  const bool leaves_reclaiming;           // somebody will look
   // Brings back space that deleted files still have, in the caller's thread; false if none is to come. Not in an operation.
   std::function<bool()> bring_back_space;
   std::function<void(VolumeNumber, InodeNumber, std::uint64_t offset, std::uint64_t length, BlockNumber)> healed;
@@ -115,6 +116,10 @@ struct Volume::State {
   class Operation {
    public:
     explicit Operation(State& state) : state_(&state), scope_((state.gate.lock_shared(), state.store.operations().begin())) {}
+    static std::optional<Operation> try_begin(State& state) {  // nothing where the gate is being closed
+      if (!state.gate.try_lock_shared()) return std::nullopt;
+      return Operation(state, state.store.operations().begin());
+    }
     Operation(Operation&& other) noexcept : state_(std::exchange(other.state_, nullptr)), scope_(std::move(other.scope_)) {}
     Operation& operator=(Operation&&) = delete;
     ~Operation() {
@@ -122,6 +127,7 @@ struct Volume::State {
     }
 
    private:
+    Operation(State& state, Operations::Scope scope) : state_(&state), scope_(std::move(scope)) {}
     State* state_;
     Operations::Scope scope_;
   };
@@ -207,8 +213,10 @@ struct Volume::State {
   Result<> reclaim(std::span<const InodeNumber> inodes);
   // The same one by one, and tells of those that cannot be freed.
   void reclaim_each(std::span<const InodeNumber> inodes);
-  // What forget() has left to the background. Returns whether there was anything.
-  bool reclaim_let_go();
+  // What forget() has left to the background. Returns whether there was anything, or is: who does not wait leaves it where
+  // somebody else is at it, or the gate is being closed. Not in an operation.
+  enum class Patience { kWaits, kWaitsForNobody };
+  bool reclaim_let_go(Patience patience);
 
   // --- directories ---------------------------------------------------------------------------------------------------------
   // The index of a directory; the caller holds its lock (shared is enough).

@@ -40,16 +40,18 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
   auto& target = *context(request).volume;
   const InodeNumber inode(node);
   const auto mode = static_cast<ReflinkMode>(call.mode);
+  const ReflinkRange range{call.from_offset, call.to_offset, call.length};
   std::uint32_t clear_mode = 0;
-  if (mode != ReflinkMode::kDedupe && mode != ReflinkMode::kCompare) {
+  const auto changes = source.volume->reflink_would_change({source.inode, source.generation}, target, inode, range, mode);
+  if (!changes) return reply_error(request, changes.error());
+  if (*changes) {
     target.note_change_behind_pages(inode);
-    // As for a write: set-id bits go unless root writes, file capabilities always.
+    // As for a write, and before it: set-id bits go unless root writes, file capabilities always.
     const auto attributes = target.attributes(inode);
     if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);
     (void)target.remove_attribute(inode, "security.capability");
   }
-  const auto done = source.volume->reflink({source.inode, source.generation}, target, inode,
-                                           {call.from_offset, call.to_offset, call.length}, mode, clear_mode);
+  const auto done = source.volume->reflink({source.inode, source.generation}, target, inode, range, mode, clear_mode);
   if (!done) {
     // A beginning may be done.
     forget_range(request, node, mode, call.to_offset, 0);
@@ -58,6 +60,7 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
   if (done->bytes != 0 || mode == ReflinkMode::kReplace) forget_range(request, node, mode, call.to_offset, done->bytes);
   call.done_bytes = done->bytes;
   call.new_bytes = done->new_bytes;
+  call.kernel_keeps_size = context(request).behaviour.writeback_cache ? 1 : 0;
   fuse_reply_ioctl(request, 0, &call, sizeof call);
 }
 

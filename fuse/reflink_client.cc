@@ -29,7 +29,11 @@ int request_ticket(int source, ReflinkTicket& ticket) {
   return ticket.magic == kReflinkMagic ? 0 : ENOTTY;
 }
 
-std::expected<ReflinkDone, int> share(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
+struct Shared : ReflinkDone {
+  bool kernel_keeps_size = false;
+};
+
+std::expected<Shared, int> share(int source, int target, ReflinkMode mode, const ReflinkRange& range) {
   ReflinkCall call{};
   call.from_offset = range.from_offset;
   call.to_offset = range.to_offset;
@@ -37,7 +41,7 @@ std::expected<ReflinkDone, int> share(int source, int target, ReflinkMode mode, 
   call.mode = static_cast<std::uint64_t>(mode);
   for (int attempt = 1;; ++attempt) {
     if (const int problem = request_ticket(source, call.source); problem != 0) return std::unexpected(problem);
-    if (::ioctl(target, kReflinkCall, &call) == 0) return ReflinkDone{call.done_bytes, call.new_bytes};
+    if (::ioctl(target, kReflinkCall, &call) == 0) return Shared{{call.done_bytes, call.new_bytes}, call.kernel_keeps_size != 0};
     if (errno != EAGAIN || attempt == kAttempts) return std::unexpected(errno);
   }
 }
@@ -47,7 +51,7 @@ std::expected<ReflinkDone, int> in_pieces(int source, int target, ReflinkMode mo
   while (done.bytes < range.length) {
     const std::uint64_t length = std::min(kDedupeAtOnceBytes, range.length - done.bytes);
     const auto step = share(source, target, mode, {range.from_offset + done.bytes, range.to_offset + done.bytes, length});
-    if (!step) return step;
+    if (!step) return std::unexpected(step.error());
     done.bytes += step->bytes;
     done.new_bytes += step->new_bytes;
     if (step->bytes != length) break;
@@ -55,11 +59,12 @@ std::expected<ReflinkDone, int> in_pieces(int source, int target, ReflinkMode mo
   return done;
 }
 
-// The kernel goes by the size that it knows, also for appends and faults of mappings, until somebody asks for another; and with
-// writeback_cache it believes nobody but itself.
-int refresh_size(int target, ReflinkMode mode, std::uint64_t end) {
+// The kernel goes by the size that it knows, also for appends and faults of mappings, until somebody asks for another. Where it
+// believes nobody but itself it has to be told; who truncates the file at this very moment is lost there.
+int refresh_size(int target, ReflinkMode mode, std::uint64_t end, bool kernel_keeps_size) {
   struct stat status {};
   if (::fstat(target, &status) != 0) return errno;
+  if (!kernel_keeps_size) return 0;
   const auto size = static_cast<std::uint64_t>(status.st_size);
   const bool wrong = mode == ReflinkMode::kReplace ? size != end : size < end;
   return wrong && ::ftruncate(target, static_cast<off_t>(end)) != 0 ? errno : 0;
@@ -78,11 +83,11 @@ std::expected<ReflinkDone, int> reflink_files(int source, int target, ReflinkMod
   if (::fsync(source) != 0 || ::fsync(target) != 0) return std::unexpected(errno);  // what was changed through mappings
   if (mode == ReflinkMode::kDedupe || mode == ReflinkMode::kCompare) return in_pieces(source, target, mode, range);
   const auto done = share(source, target, mode, range);
-  if (!done) return done;
+  if (!done) return std::unexpected(done.error());
   const std::uint64_t end = (mode == ReflinkMode::kReplace ? 0 : range.to_offset) + done->bytes;
-  if (const int problem = done->bytes != 0 || mode == ReflinkMode::kReplace ? refresh_size(target, mode, end) : 0; problem != 0)
+  if (const int problem = done->bytes != 0 || mode == ReflinkMode::kReplace ? refresh_size(target, mode, end, done->kernel_keeps_size) : 0; problem != 0)
     return std::unexpected(problem);
-  return done;
+  return *done;
 }
 
 }  // namespace daxcow

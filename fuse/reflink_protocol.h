@@ -37,6 +37,7 @@ struct ReflinkCall {
   std::uint64_t from_offset, to_offset, length;  // as in ReflinkRange
   std::uint64_t mode;                            // a ReflinkMode
   std::uint64_t done_bytes, new_bytes;           // filled in, as in ReflinkDone
+  std::uint64_t kernel_keeps_size;               // filled in: not 0 where the kernel believes no size but its own (writeback_cache)
 };
 
 inline constexpr unsigned kReflinkOffer = _IOR(0xda, 1, ReflinkTicket);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "engine/types.h"
@@ -28,14 +29,16 @@ FileDescriptor open_for_reading(const std::string& path) {
   return FileDescriptor(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
 }
 
-// All that there is, up to the size of the buffer.
+// All that there is, up to the size of the buffer. Sets errno, to 0 where that was all.
 std::size_t read_at(int file, std::uint64_t offset, std::byte* to, std::size_t bytes) {
   std::size_t done = 0;
+  errno = 0;
   while (done < bytes) {
     const ssize_t got = ::pread(file, to + done, bytes - done, static_cast<off_t>(offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;
     done += static_cast<std::size_t>(got);
+    errno = 0;
   }
   return done;
 }
@@ -90,11 +93,21 @@ void Deduplicator::scan(const std::string& path, int file, std::uint64_t size) {
   const std::uint32_t number = index_.add_file(path);
   std::vector<std::byte> piece(kPieceBytes);
   std::uint64_t shared_to = 0;  // what is before it has been dealt with
+  bool complained = false;
   for (std::uint64_t offset = 0; offset < size;) {
     const off_t data = ::lseek(file, static_cast<off_t>(offset), SEEK_DATA);
     if (data < 0) break;  // holes to the end, or it has been truncated
     offset = static_cast<std::uint64_t>(data) / kBlockBytes * kBlockBytes;
-    const std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), size - offset));
+    std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), size - offset));
+    if (const int problem = errno; problem != 0) {  // something is lost there: what can be read of it goes on block by block
+      if (!std::exchange(complained, true)) fail_at(path, problem);
+      if (got < kBlockBytes) got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(kBlockBytes, size - offset));
+      if (got < std::min<std::uint64_t>(kBlockBytes, size - offset)) {
+        offset += kBlockBytes;
+        continue;
+      }
+      got = std::max(got / kBlockBytes * kBlockBytes, std::min<std::size_t>(got, kBlockBytes));
+    }
     if (got == 0) break;
     for (std::size_t at = 0; at < got; at += kBlockBytes) {
       if (offset + at < shared_to) continue;

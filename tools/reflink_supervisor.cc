@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -76,7 +77,8 @@ class Request {
     if (!source.readable() || !target.writable() || (target.flags & O_APPEND) != 0) return kLeaveToKernel;
     if (!still_waits() || !is_on_daxcow(source.descriptor.get())) return kLeaveToKernel;
     if (const int problem = check_size_limit(range, source); problem != 0) return failed(problem);
-    const ActingAs identity(thread_);
+    const ActingAs identity(thread_.identity());
+    if (!identity.is_good()) return kLeaveToKernel;
     const auto done = reflink_files(source.descriptor.get(), target.descriptor.get(), ReflinkMode::kClone,
                                     {range.src_offset, range.dest_offset, range.src_length});
     if (done) return {};
@@ -107,20 +109,21 @@ class Request {
     std::vector<file_dedupe_range_info> targets(header.dest_count);
     const std::size_t bytes = targets.size() * sizeof targets[0];
     if (sizeof header + bytes > static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))) return kLeaveToKernel;
-    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes)) return kLeaveToKernel;
+    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes) || !thread_.hold_memory()) return kLeaveToKernel;
     if (!still_waits() || !is_on_daxcow(source.descriptor.get())) return kLeaveToKernel;
 
     const auto size = static_cast<std::uint64_t>(source.status.st_size);
     if (header.reserved1 != 0 || header.reserved2 != 0) return failed(EINVAL);
     if (header.src_offset > size || header.src_length > size - header.src_offset) return failed(EINVAL);
     const std::uint64_t length = std::min<std::uint64_t>(header.src_length, kMaximumBytes);
-    const ActingAs identity(thread_);
+    const ActingAs identity(thread_.identity());
+    if (!identity.is_good()) return kLeaveToKernel;
     for (file_dedupe_range_info& target : targets) target.bytes_deduped = 0, target.status = FILE_DEDUPE_RANGE_SAME;
     for (file_dedupe_range_info& target : targets) {
       const int problem = dedupe_one(source, target, header.src_offset, length);
       if (problem == 0) target.bytes_deduped = length;
       target.status = problem == EBADE ? FILE_DEDUPE_RANGE_DIFFERS : -problem;
-      if (!still_waits()) break;  // killed
+      if (!still_waits()) return {};  // killed
     }
     return thread_.write(arguments_[2] + sizeof header, targets.data(), bytes) ? Answer{} : failed(EFAULT);
   }
@@ -154,9 +157,17 @@ class Request {
 
 }  // namespace
 
-bool ReflinkSupervisor::serve_one() {
-  seccomp_notif notification{};
-  if (::ioctl(listener_, SECCOMP_IOCTL_NOTIF_RECV, &notification) != 0) return errno == EINTR || errno == ENOENT;
+std::optional<seccomp_notif> ReflinkSupervisor::receive() const {
+  for (;;) {
+    seccomp_notif notification{};
+    if (::ioctl(listener_, SECCOMP_IOCTL_NOTIF_RECV, &notification) == 0) return notification;
+    if (errno != EINTR && errno != ENOENT) return std::nullopt;  // ENOENT: the thread was killed before it was named
+    pollfd waiting{listener_, POLLIN, 0};
+    if (errno == ENOENT && ::poll(&waiting, 1, -1) == 1 && (waiting.revents & POLLHUP) != 0) return std::nullopt;
+  }
+}
+
+void ReflinkSupervisor::answer(const seccomp_notif& notification) const {
   Answer answer = kLeaveToKernel;
   if (static_cast<unsigned>(notification.data.args[1]) == kSupervisorProbe) {
     answer = {.value = 1};
@@ -169,7 +180,6 @@ bool ReflinkSupervisor::serve_one() {
   response.error = -answer.error;
   if (answer.by_kernel) response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
   (void)::ioctl(listener_, SECCOMP_IOCTL_NOTIF_SEND, &response);  // ENOENT: the thread was killed meanwhile
-  return true;
 }
 
 }  // namespace daxcow::tools

@@ -5,7 +5,7 @@
 
 #include <linux/seccomp.h>
 
-#include <cstdint>
+#include <optional>
 
 #include "engine/file_descriptor.h"
 
@@ -14,8 +14,10 @@ namespace daxcow::tools {
 class ReflinkSupervisor {
  public:
   explicit ReflinkSupervisor(int listener) : listener_(listener) {}
-  // Waits for a notification and answers it. False when there will be no more. In as many threads as shall be served at once.
-  bool serve_one();
+  // Waits for a notification. Nothing when there will be no more. Any number of threads.
+  std::optional<seccomp_notif> receive() const;
+  // May take as long as the files in question do: a filesystem that hangs keeps the thread.
+  void answer(const seccomp_notif& notification) const;
 
  private:
   const int listener_;  // not owned

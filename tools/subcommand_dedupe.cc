@@ -4,9 +4,11 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <memory>
+#include <system_error>
 
 #include "fuse/control_client.h"
 #include "tools/deduplicator.h"
@@ -59,6 +61,13 @@ int dedupe(const std::string& program, const Arguments& arguments) {
   }
   std::vector<std::string> paths{line.text("path")};
   for (const std::string& more : line.texts("more")) paths.push_back(more);
+  for (std::string& path : paths) {  // a symbolic link that is named is followed, as du(1) does with -D
+    std::error_code problem;
+    if (!std::filesystem::is_symlink(path, problem)) continue;
+    const auto target = std::filesystem::canonical(path, problem);
+    if (problem) return line.fail(path_error(problem.value(), path));
+    path = target.string();
+  }
 
   bool failed = false;
   const auto complain = [&](const Error& error) {

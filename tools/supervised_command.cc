@@ -11,23 +11,27 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "engine/file_descriptor.h"
 #include "fuse/control_protocol.h"
 #include "tools/reflink_filter.h"
 #include "tools/reflink_supervisor.h"
+#include "tools/supervised_thread.h"
 #include "tools/text.h"
 
 namespace daxcow::tools {
 
 namespace {
 
-constexpr unsigned kThreads = 4;
+constexpr unsigned kIdleThreads = 4, kMaximumThreads = 1024;
 constexpr timespec kWitnessTime{0, 50'000'000};  // for a signal to the group to reach its other processes
 
 int say(const std::string& program, const std::string& message, int exit_code) {
@@ -71,6 +75,15 @@ sigset_t passed_signals() {
   return signals;
 }
 
+// The state of a process, as the letter that proc_pid_stat(5) has for it; 0 if there is none.
+char state_of(pid_t process) {
+  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const auto end_of_name = line.rfind(')');
+  return end_of_name != line.npos && end_of_name + 2 < line.size() ? line[end_of_name + 2] : '\0';
+}
+
 // --- the command -----------------------------------------------------------------------------------------------------
 
 [[noreturn]] void become_command(const std::string& program, const std::vector<std::string>& command, const sigset_t& mask,
@@ -86,33 +99,60 @@ sigset_t passed_signals() {
 
 // --- the supervisor --------------------------------------------------------------------------------------------------
 
+// Threads that answer notifications. There is always one that waits for the next, whatever the files of the others keep them waiting
+// for, up to a bound that nobody meets by accident.
+class Crew {
+ public:
+  explicit Crew(int listener) : supervisor_(listener) {}
+  void start_thread() {
+    ++threads_;
+    try {
+      std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {  // there are too many: the others go on
+      --threads_;
+    }
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      ++idle_;
+      const auto notification = supervisor_.receive();
+      const bool was_last = --idle_ == 0;
+      if (!notification) return;
+      if (was_last && threads_ < kMaximumThreads) start_thread();
+      supervisor_.answer(*notification);
+      if (idle_ >= kIdleThreads) break;
+    }
+    --threads_;
+  }
+
+  const ReflinkSupervisor supervisor_;
+  std::atomic<unsigned> threads_ = 0, idle_ = 0;
+};
+
 class Supervisor {
  public:
-  Supervisor(FileDescriptor front, FileDescriptor listener, pid_t command)
-      : front_(std::move(front)), listener_(std::move(listener)), command_(command) {}
+  Supervisor(FileDescriptor front, pid_t front_process, FileDescriptor listener, pid_t command)
+      : front_(std::move(front)), front_process_(front_process), listener_(std::move(listener)), command_(command) {}
 
   [[noreturn]] void run() {
     sigset_t child_signal;
     sigemptyset(&child_signal);
     sigaddset(&child_signal, SIGCHLD);
     const FileDescriptor children(::signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK));
-    if (listener_)
-      for (unsigned i = 0; i < kThreads; ++i)
-        std::thread([listener = listener_.get()] {
-          ReflinkSupervisor supervisor(listener);
-          while (supervisor.serve_one()) {
-          }
-        }).detach();
+    Crew crew(listener_.get());
+    if (listener_) crew.start_thread();
     wait_for_children();  // what has ended before anybody was told of it
-    for (;;) {
-      pollfd waiting[] = {{children.get(), POLLIN, 0}, {front_.get(), POLLIN, 0}, {listener_.get(), 0, 0}};
+    for (bool nobody_left = !listener_;;) {
+      pollfd waiting[] = {{children.get(), POLLIN, 0}, {front_.get(), POLLIN, 0}, {nobody_left ? -1 : listener_.get(), 0, 0}};
       ::poll(waiting, std::size(waiting), -1);
       signalfd_siginfo ignored;
       while (::read(children.get(), &ignored, sizeof ignored) > 0) {
       }
       wait_for_children();
       if (waiting[1].revents != 0) hear_front();
-      const bool nobody_left = !listener_ || (waiting[2].revents & POLLHUP) != 0;
+      if ((waiting[2].revents & POLLHUP) != 0) nobody_left = true;
       if (nobody_left && command_ == 0 && !front_) _exit(0);
     }
   }
@@ -126,11 +166,15 @@ class Supervisor {
       if (!WIFSTOPPED(status)) {
         command_ = 0;
         send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
-      } else if (::getpgid(command_) != ::getpgrp()) {
-        // A shell with a process group of its own has suspended itself. (What stops the front's group has stopped the front.)
-        send_number(front_.get(), status);
+      } else if (::getpgid(command_) != ::getpgrp() || has_stopped_alone()) {
+        send_number(front_.get(), status);  // it has suspended itself: what stops the front's group has stopped the front
       }
     }
+  }
+
+  bool has_stopped_alone() const {
+    ::nanosleep(&kWitnessTime, nullptr);
+    return state_of(command_) == 'T' && state_of(front_process_) != 'T';
   }
 
   void hear_front() {
@@ -152,7 +196,9 @@ class Supervisor {
     if (!witnessed || ::getpgid(command_) != ::getpgrp()) ::kill(command_, *number);
   }
 
-  FileDescriptor front_, listener_;
+  FileDescriptor front_;
+  const pid_t front_process_;
+  FileDescriptor listener_;
   pid_t command_;  // 0: it has ended
 };
 
@@ -172,15 +218,19 @@ void let_go_of_everything_but(int one, int other) {
 
 [[noreturn]] void supervise(const std::string& program, const std::vector<std::string>& command, const sigset_t& mask,
                             FileDescriptor front) {
+  const pid_t front_process = ::getppid();
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   Channel channel;
   if (!channel.make()) _exit(say(program, std::strerror(errno), kCannotSupervise));
   sigset_t all;
   sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
+  // Who ignores it never hears how the command has ended. The command inherits what was.
+  const auto children_before = ::signal(SIGCHLD, SIG_DFL);
   const pid_t child = ::fork();
   if (child < 0) _exit(say(program, std::string("fork: ") + std::strerror(errno), kCannotSupervise));
   if (child == 0) {
+    if (children_before != SIG_ERR) ::signal(SIGCHLD, children_before);
     front.reset();
     channel.near.reset();
     become_command(program, command, mask, std::move(channel.far));
@@ -191,7 +241,7 @@ void let_go_of_everything_but(int one, int other) {
   (void)from_command.receive(&listener);  // without one it has said why, and ends
   listener = above_standard(std::move(listener));
   let_go_of_everything_but(front.get(), listener.get());
-  Supervisor(std::move(front), std::move(listener), child).run();
+  Supervisor(std::move(front), front_process, std::move(listener), child).run();
 }
 
 // --- the front -------------------------------------------------------------------------------------------------------
@@ -240,6 +290,7 @@ int replace_by(const std::string& program, const std::vector<std::string>& comma
 }
 
 int run_supervised(const std::string& program, const std::vector<std::string>& command) {
+  if (!has_own_proc()) return say(program, "needs the /proc of its own PID namespace (mount -t proc proc /proc)", kCannotSupervise);
   const sigset_t passed = passed_signals();
   sigset_t mask;
   ::sigprocmask(SIG_BLOCK, &passed, &mask);

@@ -10,21 +10,18 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 namespace daxcow::tools {
 
 namespace {
-
-struct Identity {
-  pid_t process = 0;
-  uid_t uid = 0;  // for files
-  gid_t gid = 0;
-  std::vector<gid_t> groups;
-};
 
 // From /proc/THREAD/status, see proc_pid_status(5).
 std::optional<Identity> identity_of(pid_t thread) {
@@ -50,25 +47,38 @@ std::optional<Identity> identity_of(pid_t thread) {
 int pidfd_open(pid_t id, unsigned flags) { return static_cast<int>(::syscall(SYS_pidfd_open, id, flags)); }
 
 // Linux 6.9 has handles of threads. Before that one of the process must do, and does unless the thread has files of its own.
-FileDescriptor handle_of(pid_t thread) {
+FileDescriptor handle_of(pid_t thread, pid_t process) {
   constexpr unsigned kThread = O_EXCL;  // PIDFD_THREAD
   FileDescriptor handle(pidfd_open(thread, kThread));
   if (handle || errno != EINVAL) return handle;
-  const auto identity = identity_of(thread);
-  if (!identity) return {};
-  if (identity->process != thread && ::syscall(SYS_kcmp, identity->process, thread, KCMP_FILES, 0, 0) != 0) return {};
-  return FileDescriptor(pidfd_open(identity->process, 0));
+  if (process != thread && ::syscall(SYS_kcmp, process, thread, KCMP_FILES, 0, 0) != 0) return {};
+  return FileDescriptor(pidfd_open(process, 0));
 }
 
 // The C library would change all threads of the process.
-void set_own_groups(const std::vector<gid_t>& groups) { (void)!::syscall(SYS_setgroups, groups.size(), groups.data()); }
+bool set_own_groups(const std::vector<gid_t>& groups) { return ::syscall(SYS_setgroups, groups.size(), groups.data()) == 0; }
+
+// They answer what was before, also when they change nothing.
+bool set_own_ids(uid_t uid, gid_t gid) {
+  ::setfsgid(gid);
+  ::setfsuid(uid);
+  constexpr auto kAsk = static_cast<unsigned>(-1);
+  return static_cast<gid_t>(::setfsgid(kAsk)) == gid && static_cast<uid_t>(::setfsuid(kAsk)) == uid;
+}
 
 }  // namespace
 
+bool has_own_proc() {
+  std::error_code problem;
+  return std::filesystem::read_symlink("/proc/self", problem) == std::to_string(::getpid());
+}
+
 std::optional<SupervisedThread> SupervisedThread::open(pid_t thread) {
-  FileDescriptor handle = handle_of(thread);
+  auto identity = identity_of(thread);
+  if (!identity) return std::nullopt;
+  FileDescriptor handle = handle_of(thread, identity->process);
   if (!handle) return std::nullopt;
-  return SupervisedThread(thread, std::move(handle));
+  return SupervisedThread(thread, std::move(handle), *std::move(identity));
 }
 
 FileDescriptor SupervisedThread::file(int number) const {
@@ -80,9 +90,36 @@ bool SupervisedThread::read(std::uint64_t address, void* to, std::size_t bytes) 
   return bytes == 0 || ::process_vm_readv(thread_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
 }
 
+bool SupervisedThread::hold_memory() {
+  memory_ = FileDescriptor(::open(fmt::format("/proc/{}/mem", thread_).c_str(), O_RDWR | O_CLOEXEC));
+  mappings_ = FileDescriptor(::open(fmt::format("/proc/{}/maps", thread_).c_str(), O_RDONLY | O_CLOEXEC));
+  return memory_ && mappings_;
+}
+
+// By proc_pid_maps(5): /proc/PID/mem itself writes also where the process may not.
+bool SupervisedThread::may_write(std::uint64_t address, std::size_t bytes) const {
+  std::string text;
+  char part[4096];
+  if (::lseek(mappings_.get(), 0, SEEK_SET) != 0) return false;
+  for (ssize_t got; (got = ::read(mappings_.get(), part, sizeof part)) > 0;) text.append(part, static_cast<std::size_t>(got));
+  std::istringstream lines(text);
+  std::uint64_t next = address;
+  for (std::string line; next < address + bytes && std::getline(lines, line);) {
+    unsigned long begin, end;
+    char readable, writable;
+    if (std::sscanf(line.c_str(), "%lx-%lx %c%c", &begin, &end, &readable, &writable) != 4) return false;
+    if (begin <= next && next < end) {
+      if (writable != 'w') return false;
+      next = end;
+    }
+  }
+  return next >= address + bytes;
+}
+
 bool SupervisedThread::write(std::uint64_t address, const void* from, std::size_t bytes) const {
-  const iovec local{const_cast<void*>(from), bytes}, remote{reinterpret_cast<void*>(address), bytes};
-  return bytes == 0 || ::process_vm_writev(thread_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
+  if (bytes == 0) return true;
+  return may_write(address, bytes) &&
+         ::pwrite(memory_.get(), from, bytes, static_cast<off_t>(address)) == static_cast<ssize_t>(bytes);
 }
 
 std::uint64_t SupervisedThread::file_size_limit() const {
@@ -90,25 +127,20 @@ std::uint64_t SupervisedThread::file_size_limit() const {
   return ::prlimit(thread_, RLIMIT_FSIZE, nullptr, &limit) == 0 ? limit.rlim_cur : RLIM_INFINITY;
 }
 
-void SupervisedThread::signal(int number) const { (void)::syscall(SYS_tkill, thread_, number); }
+void SupervisedThread::signal(int number) const { (void)::syscall(SYS_pidfd_send_signal, handle_.get(), number, nullptr, 0); }
 
-ActingAs::ActingAs(const SupervisedThread& thread) {
-  if (::geteuid() != 0) return;
-  const auto identity = identity_of(thread.id());
-  if (!identity || (identity->uid == 0 && identity->gid == 0)) return;
+ActingAs::ActingAs(const Identity& identity) {
+  if (::geteuid() != 0 || (identity.uid == 0 && identity.gid == 0)) return;
   own_groups_.resize(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
   (void)!::getgroups(static_cast<int>(own_groups_.size()), own_groups_.data());
-  set_own_groups(identity->groups);
-  ::setfsgid(identity->gid);
-  ::setfsuid(identity->uid);  // root's capabilities for files go with it
   changed_ = true;
+  good_ = set_own_groups(identity.groups) && set_own_ids(identity.uid, identity.gid);  // root's capabilities for files go with it
 }
 
 ActingAs::~ActingAs() {
   if (!changed_) return;
-  ::setfsuid(::geteuid());
-  ::setfsgid(::getegid());
-  set_own_groups(own_groups_);
+  (void)set_own_ids(::geteuid(), ::getegid());
+  (void)set_own_groups(own_groups_);
 }
 
 }  // namespace daxcow::tools

@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
+#include <expected>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -50,22 +52,27 @@ struct Entry {
 // What /proc has for an open file, O_PATH ones too: the way to set attributes of what cannot be opened otherwise.
 std::string path_of(const FileDescriptor& file) { return fmt::format("/proc/self/fd/{}", file.get()); }
 
-// Names from llistxattr and the like.
-std::vector<std::string> attribute_names(const std::string& path) {
+// Names from llistxattr and the like; an errno if they cannot be had.
+std::expected<std::vector<std::string>, int> attribute_names(const std::string& path) {
   std::string list;
   for (;;) {
     const ssize_t size = ::listxattr(path.c_str(), nullptr, 0);
-    if (size <= 0) return {};
+    if (size == 0 || (size < 0 && errno == EOPNOTSUPP)) return std::vector<std::string>();
+    if (size < 0) return std::unexpected(errno);
     list.resize(static_cast<std::size_t>(size));
     const ssize_t got = ::listxattr(path.c_str(), list.data(), list.size());
     if (got < 0 && errno == ERANGE) continue;
-    list.resize(static_cast<std::size_t>(got > 0 ? got : 0));
+    if (got < 0) return std::unexpected(errno);
+    list.resize(static_cast<std::size_t>(got));
     break;
   }
   std::vector<std::string> names;
   for (std::size_t at = 0; at < list.size(); at += names.back().size() + 1) names.emplace_back(list.c_str() + at);
   return names;
 }
+
+// What must not get lost with a list that is too long to be had (E2BIG): who may do what.
+const std::vector<std::string> kRights = {"system.posix_acl_access", "system.posix_acl_default", "security.capability"};
 
 class TreeClone {
  public:
@@ -120,8 +127,7 @@ class TreeClone {
     ++report_.files;
     const bool linked = !S_ISDIR(entry.status.st_mode) && entry.status.st_nlink > 1;
     if (const auto known = linked ? links_.find(identity) : links_.end(); known != links_.end()) {
-      if (::linkat(AT_FDCWD, (target_ + known->second).c_str(), entry.target_directory, entry.target_name, 0) != 0)
-        fail_at(target_path);
+      if (!link_to(known->second, entry)) fail_at(target_path);
       return;
     }
     if (S_ISDIR(entry.status.st_mode)) return clone_directory(source, entry);
@@ -130,6 +136,18 @@ class TreeClone {
     if (!target) return fail_at(target_path);
     keep_all(source, target, entry.status, target_path);
     if (linked) links_.emplace(identity, entry.path);
+  }
+
+  // `path`: below the top of the target, which may be too long for one system call.
+  bool link_to(const std::string& path, const Entry& entry) const {
+    if (target_.size() + path.size() < PATH_MAX)
+      return ::linkat(AT_FDCWD, (target_ + path).c_str(), entry.target_directory, entry.target_name, 0) == 0;
+    FileDescriptor directory(::open(target_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    std::size_t begin = 1, end;  // behind the slash
+    for (; directory && (end = path.find('/', begin)) != path.npos; begin = end + 1)
+      directory = FileDescriptor(
+          ::openat(directory.get(), path.substr(begin, end - begin).c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    return directory && ::linkat(directory.get(), path.c_str() + begin, entry.target_directory, entry.target_name, 0) == 0;
   }
 
   void clone_directory(const FileDescriptor& source, const Entry& entry) {
@@ -189,9 +207,11 @@ class TreeClone {
   }
 
   void keep_attributes(const std::string& source, const std::string& target, const std::string& path, bool root) {
-    const auto names = attribute_names(source);
+    const auto listed = attribute_names(source);
+    if (!listed) fail_at(path, listed.error());
+    const auto& names = listed ? *listed : kRights;
     // What the target has inherited from its directory.
-    for (const std::string& name : attribute_names(target))
+    for (const std::string& name : attribute_names(target).value_or(kRights))
       if (std::ranges::find(names, name) == names.end()) (void)::removexattr(target.c_str(), name.c_str());
     std::vector<char> value(64 << 10);  // the kernel's limit
     for (const std::string& name : names) {

@@ -12,7 +12,7 @@
 namespace daxcow::test {
 
 inline Result<std::unique_ptr<Pool>> open_pool(Recording& recording, bool small_cache = false) {
-  PoolOptions options{.background = false, .log = {}};
+  PoolOptions options{.background = false, .leaves_reclaiming = true, .log = {}};
   if (small_cache) options.cache_bytes = options.directory_bytes = 0;
   return Pool::open(std::make_unique<RecordingMedium>(recording), options);
 }

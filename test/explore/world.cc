@@ -14,7 +14,7 @@ namespace daxcow::test {
 
 Result<std::unique_ptr<World>> World::open(Recording& recording) {
   std::unique_ptr<World> world(new World(recording));
-  world->pool_ = TRY(Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .log = {}}));
+  world->pool_ = TRY(Pool::open(std::make_unique<RecordingMedium>(recording), {.background = false, .leaves_reclaiming = true, .log = {}}));
   TRY(world->mount_all());
   return world;
 }
@@ -444,6 +444,14 @@ const Operation kOperations[] = {
     {"close-unlinked",
      [](World& w) -> Result<> {
        w.let_go();
+       return {};
+     },
+     {}},
+    {"reclaim-several",
+     [](World& w) -> Result<> {
+       for (int i = 0; i < 4; ++i) TRY(w.make_unnamed("/d"));
+       w.let_go();
+       w.pool().settle();
        return {};
      },
      {}},

@@ -51,6 +51,11 @@ works "${as_nobody[@]}" "$daxcow" dedupe mnt/tree/one mnt/roots
 fails "not on a daxcow mount" daxcow dedupe random
 refused 2 "at least 1M" daxcow dedupe --memory 1 mnt
 
+# A symbolic link that is named leads to its file.
+ln -s one mnt/tree/named
+works daxcow dedupe --json mnt/tree/named
+[[ $(figure files) == 1 ]] || fail "a named link is not followed: $(cat out)"
+
 # While both files are written to: each keeps what its writer wrote.
 copy random mnt/busy1
 copy random mnt/busy2
@@ -80,8 +85,20 @@ works daxcow snapshot good.pool main kept
 works daxcow volume list --space --json good.pool
 [[ $(figure exclusive_bytes) == 0 ]] || fail "what a snapshot has too is exclusive: $(cat out)"
 
+# What cannot be read is told of, and what lies behind it is shared.
+mkdir mnt3
+works mkfs.daxcow -q --size 64M bad.pool
+works mount.daxcow bad.pool mnt3 -o no_rescue
+for file in mnt3/one mnt3/two; do copy random $file; done
+sync mnt3/one mnt3/two
+offset=$(daxcow map mnt3/two | awk 'NR == 2 { print $4 }')
+works daxcow inject-error mnt3 -B $(((offset + 1052672) / 512)) -n 8
+fails "input/output error" daxcow dedupe --json mnt3/one mnt3/two
+(($(figure shared_bytes) > 2900000)) || fail "what lies behind a bad block is not shared: $(cat out)"
+
+works umount mnt3
 works umount mnt2
 works umount mnt
-wait_for_end good.pool
+wait_for_end good.pool bad.pool
 works fsck.daxcow good.pool
 finish

@@ -111,6 +111,65 @@ refused 1 "permission" "${as_nobody[@]}" "$(command -v daxcow)" clone mnt/file m
 works "${as_nobody[@]}" "$(command -v daxcow)" clone mnt/file mnt2/theirs
 shared mnt/file mnt2/theirs
 
+# A clone takes the target's file capabilities away, one that is refused does not.
+capability=0x0100000200200000000000000000000000000000
+cp mnt/file mnt/capable
+setfattr -n security.capability -v $capability mnt/capable
+if command -v xfs_io >/dev/null; then
+  daxcow run xfs_io -c "reflink mnt/file 100 0 4096" mnt/capable >out 2>&1
+  getfattr -n security.capability mnt/capable >out 2>&1 || fail "a refused clone removes capabilities: $(cat out)"
+  works daxcow run xfs_io -c "reflink mnt/file 0 0 4096" mnt/capable
+  getfattr -n security.capability mnt/capable >out 2>&1 && fail "a clone leaves capabilities"
+fi
+
+# --- others that are stuck, or at the same file --------------------------------------------------------------------
+if command -v python3 >/dev/null; then
+  cat >stuck.sh <<'SCRIPT'
+exec 7<mnt3/a 8<>mnt3/b
+kill -STOP $1
+for i in 1 2 3 4 5 6; do
+  timeout -s KILL 2 python3 -c 'import fcntl; fcntl.ioctl(8, 0x40049409, 7)' &
+done
+sleep 1
+timeout 10 cp --reflink=always mnt/file mnt/while-stuck
+code=$?
+wait
+kill -CONT $1
+exit $code
+SCRIPT
+  works mount.daxcow second.pool mnt3
+  cp mnt/file mnt3/a
+  cp mnt/file mnt3/b
+  daemon=$(daemon_of second.pool)
+  ends 0 daxcow run bash stuck.sh "$daemon"
+  kill -CONT "$daemon" 2>/dev/null
+  shared mnt/file mnt/while-stuck
+  works umount mnt3
+  cat >race.py <<'SCRIPT'
+import fcntl, os, threading
+source = open("mnt/file", "rb")
+content = source.read()
+target = os.open("mnt/raced", os.O_RDWR | os.O_CREAT)
+wrong = 0
+for turn in range(400):
+    both = threading.Barrier(2)
+    def clone():
+        both.wait()
+        fcntl.ioctl(target, 0x40049409, source.fileno())
+    def truncate():
+        both.wait()
+        os.ftruncate(target, 0)
+    threads = [threading.Thread(target=clone), threading.Thread(target=truncate)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    found = os.pread(target, len(content) + 1, 0)
+    wrong += found not in (b"", content)
+print(wrong)
+SCRIPT
+  ends 0 daxcow run python3 race.py
+  says 0
+fi
+
 # --- what is in the cache --------------------------------------------------------------------------------------------
 cp mnt/file mnt/mapped
 exec 8<mnt/mapped
@@ -136,6 +195,14 @@ says inside
 grep -q "already" err || fail "nothing is said of being nested: $(cat err)"
 SHELL=/bin/true ends 0 daxcow run --shell
 ends 124 timeout 0.5 daxcow run sleep 60
+# Whoever starts it may ignore what tells of children.
+ends 3 sh -c 'trap "" CHLD; exec daxcow run sh -c "exit 3"'
+# With another PID namespace's /proc, threads would be taken for others.
+if unshare -pf true 2>/dev/null; then
+  refused 125 "needs the /proc" unshare -pf daxcow run true
+  ends 4 unshare -pf --mount-proc daxcow run sh -c 'cp --reflink=always mnt/file mnt/in-namespace && exit 4'
+  shared mnt/file mnt/in-namespace
+fi
 # Signals for the process alone, and for its group, arrive once.
 count='n=0; trap "n=\$((n + 1))" USR1; trap "echo \$n; exit 9" TERM; echo ready >ready; while :; do sleep 0.05; done'
 for target in alone group; do
@@ -174,11 +241,12 @@ if command -v script >/dev/null; then
     sleep 0.4; printf 'echo ended $?\n'
     sleep 0.4; printf 'daxcow run bash --norc\n'; sleep 0.8; printf 'PS1=; sleep 100\n'; sleep 0.5; printf '\032'; sleep 0.4
     printf 'kill %%1; wait; echo inner $?; suspend\n'; sleep 0.6; printf 'echo outer; fg\n'; sleep 0.6; printf 'echo inner again; exit 5\n'
-    sleep 0.6; printf 'echo shell $?; exit\n'; sleep 0.5
+    sleep 0.6; printf 'echo shell $?\n'
+    sleep 0.3; printf 'daxcow run sh -c "kill -STOP \\$\\$; echo goes on"\n'; sleep 0.6; printf 'jobs; fg\n'; sleep 0.6; printf 'exit\n'; sleep 0.5
   } | timeout 60 script -q -c 'bash --norc' /dev/null >screen 2>&1
   tr -d '\r' <screen >out
   for line in 'interrupted 130' 'Stopped.*daxcow run cat' 'going on' 'ended 0' 'Stopped.*sleep 100' 'Stopped.*daxcow run bash' outer \
-    'inner again' 'shell 5'; do
+    'inner again' 'shell 5' 'Stopped.*kill -STOP' '^goes on'; do
     grep -qE "$line" out || fail "in a terminal: no line '$line' in: $(cat -v out)"
   done
 fi
@@ -216,6 +284,22 @@ for clone in mnt/clone mnt2/clone; do
   [[ $(stat -c %i $clone/file) == "$(stat -c %i $clone/sub/hard)" ]] || fail "hard links are separate files in $clone"
 done
 works daxcow clone -r $tree/ mnt/copy.d
+# More attributes than the kernel lists: it says so, and keeps who may do what. Links of a path that no system call takes.
+mkdir mnt/many
+echo many >mnt/many/file
+name=$(printf 'n%.0s' {1..235})
+for ((i = 0; i < 300; ++i)); do setfattr -n "user.$name$i" -v v mnt/many/file; done
+setfacl -m u:1000:rw mnt/many/file
+fails "rgument list too long" daxcow clone -r mnt/many mnt/many2
+[[ $(getfacl -c mnt/many/file 2>/dev/null) == "$(getfacl -c mnt/many2/file 2>/dev/null)" ]] || fail "a list of rights got lost"
+(
+  mkdir mnt/long && cd mnt/long && echo linked >one
+  long=$(printf 'd%.0s' {1..200})
+  for ((i = 0; i < 25; ++i)); do mkdir $long && cd $long || exit; done
+  echo below >two && ln two three
+)
+works daxcow clone -r mnt/long mnt/long2
+(($(find mnt/long2 -name two -o -name three | wc -l) == 2)) || fail "links deep below are missing"
 mkdir mnt/into
 works daxcow clone -r $tree mnt/into
 [[ -e mnt/into/tree/sub/hard ]] || fail "no tree in a directory that was there"
