@@ -314,10 +314,12 @@ void Volume::State::reclaim_each(std::span<const InodeNumber> each) {
 bool Volume::State::reclaim_let_go(Patience patience) {
   constexpr std::size_t kAtOnce = 16;
   std::unique_lock pass(let_go_mutex, std::defer_lock);
-  if (patience == Patience::kWaits)
+  if (patience == Patience::kWaits) {
     pass.lock();
-  else if (!pass.try_lock())
+  } else if (!pass.try_lock()) {
+    services.wake_background();  // who is at it may have taken its files already
     return true;
+  }
   std::vector<InodeNumber> all;
   {
     const LockGuard guard(orphans_mutex);
@@ -327,8 +329,10 @@ bool Volume::State::reclaim_let_go(Patience patience) {
   for (std::span<const InodeNumber> left(all); !left.empty();) {
     auto operation = Operation::try_begin(*this);
     if (!operation && patience == Patience::kWaitsForNobody) {
-      const LockGuard guard(orphans_mutex);
-      let_go.insert(left.begin(), left.end());
+      {
+        const LockGuard guard(orphans_mutex);
+        let_go.insert(left.begin(), left.end());
+      }
       services.wake_background();
       return true;
     }

@@ -230,8 +230,9 @@ class Volume : public std::enable_shared_from_this<Volume> {
   // of the pool (kNoSpace) a beginning may be done. kStale if `from` is another file by now. A whole file in place of another is
   // one step, whatever both contain.
   Result<ReflinkDone> reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode,
-                                std::uint32_t clear_mode = 0);
-  // Whether that would change what the target contains; wrong arguments as reflink() answers them.
+                                std::uint32_t clear_mode = 0, bool may_change_content = true);
+  // Whether that would change what the target contains; wrong arguments as reflink() answers them. Without `may_change_content`
+  // reflink() answers kBusy where that is so by now.
   Result<bool> reflink_would_change(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range, ReflinkMode mode);
   Result<std::uint64_t> seek(InodeNumber inode, std::uint64_t offset, bool data);  // kNoData beyond the end
   // Extents of the file from block `from` on, until visit returns false. `count_owners`: fill FileExtent::owners, split

@@ -68,7 +68,9 @@ class Clone {
   }
 
   // By the kernel's rules, and all of it.
-  Result<ReflinkDone> reflink(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode, std::uint32_t clear_mode) {
+  Result<ReflinkDone> reflink(std::uint64_t generation, const ReflinkRange& range, ReflinkMode mode, std::uint32_t clear_mode,
+                              bool may_change_content) {
+    if (!may_change_content && TRY(would_change(generation, range, mode))) return fail(ErrorCode::kBusy);
     const InodeRecord source = TRY(from_volume_.read_record(from_.number));
     if (source.generation != generation) return fail(ErrorCode::kStale);
     const InodeRecord target = TRY(to_volume_.read_record(to_.number));
@@ -310,12 +312,14 @@ Result<bool> Volume::reflink_would_change(const ReflinkFile& from, Volume& to_vo
 }
 
 Result<ReflinkDone> Volume::reflink(const ReflinkFile& from, Volume& to_volume, InodeNumber to, const ReflinkRange& range,
-                                    ReflinkMode mode, std::uint32_t clear_mode) {
+                                    ReflinkMode mode, std::uint32_t clear_mode, bool may_change_content) {
   if (mode != ReflinkMode::kCompare) TRY(to_volume.state_->writable());
   const State::Kept source(*state_, from.inode);  // who named it may have closed it since, and removed it
   return to_volume.state_->with_space([&] {
     return clone_between<ReflinkDone>(*state_, from.inode, *to_volume.state_, to,
-                                      [&](Clone& clone) { return clone.reflink(from.generation, range, mode, clear_mode); });
+                                      [&](Clone& clone) {
+                                        return clone.reflink(from.generation, range, mode, clear_mode, may_change_content);
+                                      });
   });
 }
 

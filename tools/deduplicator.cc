@@ -96,6 +96,7 @@ void Deduplicator::scan(const std::string& path, int file, std::uint64_t size) {
   bool complained = false;
   for (std::uint64_t offset = 0; offset < size;) {
     const off_t data = ::lseek(file, static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0 && errno != ENXIO && !complained) fail_at(path, errno);
     if (data < 0) break;  // holes to the end, or it has been truncated
     offset = static_cast<std::uint64_t>(data) / kBlockBytes * kBlockBytes;
     std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), size - offset));

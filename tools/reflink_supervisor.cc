@@ -75,8 +75,9 @@ class Request {
     if (!open(static_cast<std::int64_t>(arguments_[0]), target) || !open(range.src_fd, source)) return kLeaveToKernel;
     if (!S_ISREG(source.status.st_mode) || !S_ISREG(target.status.st_mode)) return kLeaveToKernel;
     if (!source.readable() || !target.writable() || (target.flags & O_APPEND) != 0) return kLeaveToKernel;
+    const std::uint64_t limit = thread_.file_size_limit();
     if (!still_waits() || !is_on_daxcow(source.descriptor.get())) return kLeaveToKernel;
-    if (const int problem = check_size_limit(range, source); problem != 0) return failed(problem);
+    if (const int problem = check_size_limit(limit, range, source); problem != 0) return failed(problem);
     const ActingAs identity(thread_.identity());
     if (!identity.is_good()) return kLeaveToKernel;
     const auto done = reflink_files(source.descriptor.get(), target.descriptor.get(), ReflinkMode::kClone,
@@ -86,8 +87,7 @@ class Request {
   }
 
   // RLIMIT_FSIZE, as in the kernel's generic_write_check_limits(): a clone is never shortened.
-  int check_size_limit(const file_clone_range& range, const File& source) const {
-    const auto limit = thread_.file_size_limit();
+  int check_size_limit(std::uint64_t limit, const file_clone_range& range, const File& source) const {
     const auto size = static_cast<std::uint64_t>(source.status.st_size);
     if (limit == RLIM_INFINITY || range.src_offset >= size) return 0;
     if (range.src_offset % kBlockBytes != 0 || range.dest_offset % kBlockBytes != 0) return 0;  // wrong before that
@@ -109,7 +109,8 @@ class Request {
     std::vector<file_dedupe_range_info> targets(header.dest_count);
     const std::size_t bytes = targets.size() * sizeof targets[0];
     if (sizeof header + bytes > static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))) return kLeaveToKernel;
-    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes) || !thread_.hold_memory()) return kLeaveToKernel;
+    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes) ) return kLeaveToKernel;
+    thread_.hold_memory();
     if (!still_waits() || !is_on_daxcow(source.descriptor.get())) return kLeaveToKernel;
 
     const auto size = static_cast<std::uint64_t>(source.status.st_size);
@@ -125,6 +126,7 @@ class Request {
       target.status = problem == EBADE ? FILE_DEDUPE_RANGE_DIFFERS : -problem;
       if (!still_waits()) return {};  // killed
     }
+    if (!still_waits()) return {};
     return thread_.write(arguments_[2] + sizeof header, targets.data(), bytes) ? Answer{} : failed(EFAULT);
   }
 
@@ -167,11 +169,11 @@ std::optional<seccomp_notif> ReflinkSupervisor::receive() const {
   }
 }
 
-void ReflinkSupervisor::answer(const seccomp_notif& notification) const {
+void ReflinkSupervisor::answer(const seccomp_notif& notification, bool may_wait) const {
   Answer answer = kLeaveToKernel;
   if (static_cast<unsigned>(notification.data.args[1]) == kSupervisorProbe) {
     answer = {.value = 1};
-  } else if (auto thread = SupervisedThread::open(static_cast<pid_t>(notification.pid))) {
+  } else if (auto thread = may_wait ? SupervisedThread::open(static_cast<pid_t>(notification.pid)) : std::nullopt) {
     answer = Request(listener_, notification, *thread).answer();
   }
   seccomp_notif_resp response{};

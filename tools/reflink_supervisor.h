@@ -16,8 +16,9 @@ class ReflinkSupervisor {
   explicit ReflinkSupervisor(int listener) : listener_(listener) {}
   // Waits for a notification. Nothing when there will be no more. Any number of threads.
   std::optional<seccomp_notif> receive() const;
-  // May take as long as the files in question do: a filesystem that hangs keeps the thread.
-  void answer(const seccomp_notif& notification) const;
+  // May take as long as the files in question do: a filesystem that hangs keeps the thread. Who may not wait leaves what concerns
+  // files to the kernel.
+  void answer(const seccomp_notif& notification, bool may_wait) const;
 
  private:
   const int listener_;  // not owned

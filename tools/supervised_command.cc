@@ -19,6 +19,7 @@
 #include <optional>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "engine/file_descriptor.h"
 #include "fuse/control_protocol.h"
@@ -45,7 +46,8 @@ FileDescriptor above_standard(FileDescriptor low) {
 }
 
 // Both ends of a channel for whole messages. Front and supervisor send each other: a signal number to pass on, kGoOn after a
-// stop; the status of the command as wait(2) has it, ended or stopped.
+// stop; the status of the command as wait(2) has it, ended or stopped. The supervisor stops the front, and continues it, itself, before
+// and after it says so: signals of one sender arrive in order.
 struct Channel {
   FileDescriptor near, far;
   bool make() {
@@ -99,17 +101,34 @@ char state_of(pid_t process) {
 
 // --- the supervisor --------------------------------------------------------------------------------------------------
 
+// A thread may have this many files open for a request that hangs.
+constexpr rlim_t kFilesOfThread = 8;
+
+// Each file limit there is, for as many requests at once.
+unsigned raise_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return kIdleThreads;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+  (void)::getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<unsigned>(std::clamp<rlim_t>(limit.rlim_cur / kFilesOfThread, kIdleThreads, kMaximumThreads));
+}
+
 // Threads that answer notifications. There is always one that waits for the next, whatever the files of the others keep them waiting
-// for, up to a bound that nobody meets by accident.
+// for: beyond a bound that nobody meets by accident, requests are left to the kernel.
 class Crew {
  public:
-  explicit Crew(int listener) : supervisor_(listener) {}
-  void start_thread() {
+  explicit Crew(int listener) : supervisor_(listener), maximum_(raise_file_limit()) {}
+  // False if there are too many.
+  bool start_thread() {
+    if (threads_ >= maximum_) return false;
     ++threads_;
     try {
       std::thread([this] { work(); }).detach();
-    } catch (const std::system_error&) {  // there are too many: the others go on
+      return true;
+    } catch (const std::system_error&) {
       --threads_;
+      return false;
     }
   }
 
@@ -120,14 +139,15 @@ class Crew {
       const auto notification = supervisor_.receive();
       const bool was_last = --idle_ == 0;
       if (!notification) return;
-      if (was_last && threads_ < kMaximumThreads) start_thread();
-      supervisor_.answer(*notification);
+      const bool may_wait = !was_last || start_thread();
+      supervisor_.answer(*notification, may_wait);
       if (idle_ >= kIdleThreads) break;
     }
     --threads_;
   }
 
   const ReflinkSupervisor supervisor_;
+  const unsigned maximum_;
   std::atomic<unsigned> threads_ = 0, idle_ = 0;
 };
 
@@ -142,7 +162,7 @@ class Supervisor {
     sigaddset(&child_signal, SIGCHLD);
     const FileDescriptor children(::signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK));
     Crew crew(listener_.get());
-    if (listener_) crew.start_thread();
+    if (listener_ && !crew.start_thread()) listener_.reset();  // then they hear ENOSYS, and do not wait
     wait_for_children();  // what has ended before anybody was told of it
     for (bool nobody_left = !listener_;;) {
       pollfd waiting[] = {{children.get(), POLLIN, 0}, {front_.get(), POLLIN, 0}, {nobody_left ? -1 : listener_.get(), 0, 0}};
@@ -160,16 +180,25 @@ class Supervisor {
  private:
   void wait_for_children() {
     int status;
-    while (const pid_t child = ::waitpid(-1, &status, WNOHANG | WUNTRACED)) {
+    while (const pid_t child = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) {
       if (child < 0) break;
       if (child != command_) continue;  // left behind by the command
-      if (!WIFSTOPPED(status)) {
+      if (WIFCONTINUED(status)) {
+        continue_front();
+      } else if (!WIFSTOPPED(status)) {
         command_ = 0;
         send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
-      } else if (::getpgid(command_) != ::getpgrp() || has_stopped_alone()) {
-        send_number(front_.get(), status);  // it has suspended itself: what stops the front's group has stopped the front
+        continue_front();
+      } else if (front_ && front_process_ != 1 && (::getpgid(command_) != ::getpgrp() || has_stopped_alone())) {
+        // It has suspended itself: what stops the front's group has stopped the front. (Nothing stops process 1.)
+        stopped_front_ = ::kill(front_process_, SIGSTOP) == 0;
+        send_number(front_.get(), status);
       }
     }
+  }
+
+  void continue_front() {
+    if (std::exchange(stopped_front_, false) && front_) ::kill(front_process_, SIGCONT);
   }
 
   bool has_stopped_alone() const {
@@ -200,6 +229,7 @@ class Supervisor {
   const pid_t front_process_;
   FileDescriptor listener_;
   pid_t command_;  // 0: it has ended
+  bool stopped_front_ = false;
 };
 
 // It must hold nothing that others wait to see closed, or unmounted.
@@ -274,8 +304,7 @@ int stand_in_for_command(const std::string& program, FileDescriptor supervisor) 
     const auto status = receive_number(supervisor.get());
     if (!status) return say(program, "the supervisor was killed; the command goes on without it", kCannotSupervise);
     if (!WIFSTOPPED(*status)) end_as(*status);
-    ::raise(SIGSTOP);
-    send_number(supervisor.get(), kGoOn);
+    send_number(supervisor.get(), kGoOn);  // it has been stopped with the command, and goes on now
   }
 }
 

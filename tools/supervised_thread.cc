@@ -90,10 +90,9 @@ bool SupervisedThread::read(std::uint64_t address, void* to, std::size_t bytes) 
   return bytes == 0 || ::process_vm_readv(thread_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
 }
 
-bool SupervisedThread::hold_memory() {
+void SupervisedThread::hold_memory() {
   memory_ = FileDescriptor(::open(fmt::format("/proc/{}/mem", thread_).c_str(), O_RDWR | O_CLOEXEC));
   mappings_ = FileDescriptor(::open(fmt::format("/proc/{}/maps", thread_).c_str(), O_RDONLY | O_CLOEXEC));
-  return memory_ && mappings_;
 }
 
 // By proc_pid_maps(5): /proc/PID/mem itself writes also where the process may not.
@@ -118,6 +117,13 @@ bool SupervisedThread::may_write(std::uint64_t address, std::size_t bytes) const
 
 bool SupervisedThread::write(std::uint64_t address, const void* from, std::size_t bytes) const {
   if (bytes == 0) return true;
+#ifdef __aarch64__
+  address &= (1ull << 56) - 1;  // without the tag
+#endif
+  if (!memory_ || !mappings_) {
+    const iovec local{const_cast<void*>(from), bytes}, remote{reinterpret_cast<void*>(address), bytes};
+    return ::process_vm_writev(thread_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes);
+  }
   return may_write(address, bytes) &&
          ::pwrite(memory_.get(), from, bytes, static_cast<off_t>(address)) == static_cast<ssize_t>(bytes);
 }
@@ -133,7 +139,8 @@ ActingAs::ActingAs(const Identity& identity) {
   if (::geteuid() != 0 || (identity.uid == 0 && identity.gid == 0)) return;
   own_groups_.resize(static_cast<std::size_t>(std::max(0, ::getgroups(0, nullptr))));
   (void)!::getgroups(static_cast<int>(own_groups_.size()), own_groups_.data());
-  changed_ = true;
+  good_ = changed_ = set_own_groups(own_groups_);  // in a user namespace not all may be known by a number: there is no way back then
+  if (!good_) return;
   good_ = set_own_groups(identity.groups) && set_own_ids(identity.uid, identity.gid);  // root's capabilities for files go with it
 }
 

@@ -34,9 +34,10 @@ class SupervisedThread {
   FileDescriptor file(int number) const;
   // All or nothing.
   bool read(std::uint64_t address, void* to, std::size_t bytes) const;
-  // Takes hold of its memory, which is written to whatever becomes of the thread.
-  bool hold_memory();
-  // All or nothing, and nothing where the thread could not write itself. Needs hold_memory().
+  // Takes hold of its memory, so that nobody else's is written to, whatever becomes of the thread. Where /proc cannot be written to that
+  // cannot be had; then what is found valid immediately before write() has to do.
+  void hold_memory();
+  // All or nothing, and nothing where the thread could not write itself.
   bool write(std::uint64_t address, const void* from, std::size_t bytes) const;
   std::uint64_t file_size_limit() const;  // RLIMIT_FSIZE
   void signal(int number) const;

@@ -216,7 +216,7 @@ class TreeClone {
     std::vector<char> value(64 << 10);  // the kernel's limit
     for (const std::string& name : names) {
       const ssize_t size = ::getxattr(source.c_str(), name.c_str(), value.data(), value.size());
-      if (size < 0 && errno == ENODATA) continue;
+      if (size < 0 && (errno == ENODATA || (!listed && errno == EOPNOTSUPP))) continue;
       if (size >= 0 && ::setxattr(target.c_str(), name.c_str(), value.data(), static_cast<std::size_t>(size), 0) == 0) continue;
       if (root || errno != EPERM) return fail_at(path);
       ++report_.not_kept;
