@@ -109,7 +109,7 @@ class Request {
     std::vector<file_dedupe_range_info> targets(header.dest_count);
     const std::size_t bytes = targets.size() * sizeof targets[0];
     if (sizeof header + bytes > static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))) return kLeaveToKernel;
-    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes) ) return kLeaveToKernel;
+    if (!thread_.read(arguments_[2] + sizeof header, targets.data(), bytes)) return kLeaveToKernel;
     thread_.hold_memory();
     if (!still_waits() || !is_on_daxcow(source.descriptor.get())) return kLeaveToKernel;
 

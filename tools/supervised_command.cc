@@ -33,6 +33,7 @@ namespace daxcow::tools {
 namespace {
 
 constexpr unsigned kIdleThreads = 4, kMaximumThreads = 1024;
+constexpr const char* kNeedsProc = "needs the /proc of its own PID namespace (unshare --fork --mount-proc, or mount -t proc proc /proc)";
 constexpr timespec kWitnessTime{0, 50'000'000};  // for a signal to the group to reach its other processes
 
 int say(const std::string& program, const std::string& message, int exit_code) {
@@ -187,14 +188,28 @@ class Supervisor {
         continue_front();
       } else if (!WIFSTOPPED(status)) {
         command_ = 0;
-        send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
         continue_front();
-      } else if (front_ && front_process_ != 1 && (::getpgid(command_) != ::getpgrp() || has_stopped_alone())) {
-        // It has suspended itself: what stops the front's group has stopped the front. (Nothing stops process 1.)
-        stopped_front_ = ::kill(front_process_, SIGSTOP) == 0;
-        send_number(front_.get(), status);
+        send_number(front_.get(), status);  // and wait until it closes: if there is something unread, it would lose this
+      } else if (front_ && front_process_ != 1) {  // nothing stops process 1
+        stop_front(status);
       }
     }
+  }
+
+  // What stops the front's group has stopped the front. What stops the command alone, or a shell with a process group of its own that
+  // suspends itself, stops the front here.
+  void stop_front(int status) {
+    const bool own_group = ::getpgid(command_) == command_;
+    const bool alone = ::getpgid(command_) != ::getpgrp() || has_stopped_alone();
+    if (alone && ::getsid(front_process_) == front_process_) {
+      // Nobody would continue the leader of a session: to a shell that suspends itself nothing happens, as to a login shell.
+      if (own_group) ::kill(command_, SIGCONT);
+      return;
+    }
+    if (alone ? ::kill(front_process_, SIGSTOP) != 0 : state_of(front_process_) != 'T') return;
+    stopped_front_ = true;
+    ++unanswered_stops_;
+    send_number(front_.get(), status);
   }
 
   void continue_front() {
@@ -203,7 +218,8 @@ class Supervisor {
 
   bool has_stopped_alone() const {
     ::nanosleep(&kWitnessTime, nullptr);
-    return state_of(command_) == 'T' && state_of(front_process_) != 'T';
+    const char front = state_of(front_process_);
+    return state_of(command_) == 'T' && front != 'T' && front != 'Z' && front != '\0';
   }
 
   void hear_front() {
@@ -214,8 +230,9 @@ class Supervisor {
       return;
     }
     if (command_ == 0) return;
-    if (*number == kGoOn) {
-      ::kill(command_, SIGCONT);
+    if (*number == kGoOn) {  // after the last stop that it has been told of, not before it
+      if (unanswered_stops_ > 0 && --unanswered_stops_ == 0)
+        ::kill(::getpgid(command_) == command_ ? -command_ : command_, SIGCONT);
       return;
     }
     sigset_t signals;
@@ -230,6 +247,7 @@ class Supervisor {
   FileDescriptor listener_;
   pid_t command_;  // 0: it has ended
   bool stopped_front_ = false;
+  unsigned unanswered_stops_ = 0;
 };
 
 // It must hold nothing that others wait to see closed, or unmounted.
@@ -247,8 +265,9 @@ void let_go_of_everything_but(int one, int other) {
 }
 
 [[noreturn]] void supervise(const std::string& program, const std::vector<std::string>& command, const sigset_t& mask,
-                            FileDescriptor front) {
-  const pid_t front_process = ::getppid();
+                            FileDescriptor front, pid_t front_process) {
+  // Nobody is there any more; or this is the first process of a new PID namespace, which it cannot see.
+  if (::getppid() != front_process || !has_own_proc()) _exit(say(program, kNeedsProc, kCannotSupervise));
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   Channel channel;
   if (!channel.make()) _exit(say(program, std::strerror(errno), kCannotSupervise));
@@ -319,18 +338,18 @@ int replace_by(const std::string& program, const std::vector<std::string>& comma
 }
 
 int run_supervised(const std::string& program, const std::vector<std::string>& command) {
-  if (!has_own_proc()) return say(program, "needs the /proc of its own PID namespace (mount -t proc proc /proc)", kCannotSupervise);
+  if (!has_own_proc()) return say(program, kNeedsProc, kCannotSupervise);
   const sigset_t passed = passed_signals();
   sigset_t mask;
   ::sigprocmask(SIG_BLOCK, &passed, &mask);
   Channel channel;
   if (!channel.make()) return say(program, std::strerror(errno), kCannotSupervise);
   std::cout.flush();
-  const pid_t supervisor = ::fork();
+  const pid_t front = ::getpid(), supervisor = ::fork();
   if (supervisor < 0) return say(program, std::string("fork: ") + std::strerror(errno), kCannotSupervise);
   if (supervisor == 0) {
     channel.near.reset();
-    supervise(program, command, mask, std::move(channel.far));
+    supervise(program, command, mask, std::move(channel.far), front);
   }
   channel.far.reset();
   return stand_in_for_command(program, std::move(channel.near));

@@ -244,11 +244,13 @@ if command -v script >/dev/null; then
     sleep 0.6; printf 'echo shell $?\n'
     sleep 0.3; printf 'daxcow run sh -c "kill -STOP \\$\\$; echo goes on"\n'; sleep 0.6; printf 'jobs; fg\n'; sleep 0.6
     printf 'daxcow run sh -c "(sleep 1; kill -CONT \\$\\$) & kill -STOP \\$\\$; echo by itself"\n'; sleep 1.8; printf 'wait; echo all $?\n'
-    sleep 0.5; printf 'exit\n'; sleep 0.5
+    sleep 0.5; printf 'daxcow run sh -c "kill -STOP \\$\\$; kill -STOP \\$\\$; echo twice"\n'; sleep 0.6; printf 'fg\n'; sleep 0.6; printf 'fg\n'
+    sleep 0.6; printf 'daxcow run sleep 1\n'; sleep 0.5; printf '\032'; sleep 0.4
+    printf 'kill -CONT $(jobs -p); wait; echo waited $?\n'; sleep 1.6; printf 'exit\n'; sleep 0.5
   } | timeout 60 script -q -c 'bash --norc' /dev/null >screen 2>&1
   tr -d '\r' <screen >out
   for line in 'interrupted 130' 'Stopped.*daxcow run cat' 'going on' 'ended 0' 'Stopped.*sleep 100' 'Stopped.*daxcow run bash' outer \
-    'inner again' 'shell 5' 'Stopped.*kill -STOP' '^goes on' 'by itself$' '^all 0'; do
+    'inner again' 'shell 5' 'Stopped.*kill -STOP' '^goes on' 'by itself$' '^all 0' 'twice$' 'waited 0'; do
     grep -qE "$line" out || fail "in a terminal: no line '$line' in: $(cat -v out)"
   done
 fi
