@@ -108,7 +108,10 @@ int write_files(Shared& shared, const std::string& directory, std::uint64_t seed
   std::mt19937_64 random(seed);
   std::vector<FileDescriptor> files;
   for (unsigned i = 0; i < kFiles; ++i) files.emplace_back(::open((directory + "/" + file_name(i)).c_str(), O_RDWR));
-  std::vector<char> buffer(kMaximumUnits * kUnitBytes);
+  // Aligned, for the kernel splits a write where it finds a page of the buffer missing for a moment (it may be moving it): so that
+  // is between units too.
+  const std::unique_ptr<char, decltype(&std::free)> memory(static_cast<char*>(std::aligned_alloc(4096, kMaximumUnits * kUnitBytes)), std::free);
+  char* const buffer = memory.get();
   while (!shared.stop) {
     const auto file = random() % kFiles;
     const auto units = random() % 3 == 0 ? 1 + random() % kMaximumUnits : 1 + random() % 8;
@@ -121,8 +124,8 @@ int write_files(Shared& shared, const std::string& directory, std::uint64_t seed
         return shared.fail(fmt::format("punching: {}", std::strerror(errno)));
     } else {
       version += 2;
-      fill(buffer.data(), length, file + 1, position, version);
-      if (::pwrite(descriptor, buffer.data(), length, static_cast<off_t>(position)) != static_cast<ssize_t>(length))
+      fill(buffer, length, file + 1, position, version);
+      if (::pwrite(descriptor, buffer, length, static_cast<off_t>(position)) != static_cast<ssize_t>(length))
         return shared.fail(fmt::format("writing: {}", std::strerror(errno)));
     }
     shared.writes += 1;
