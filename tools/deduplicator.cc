@@ -78,6 +78,10 @@ void Deduplicator::fail_at(const std::string& path, int error) {
   options_.complain(path_error(error, path));
 }
 
+void Deduplicator::fail_reading(const std::string& path, int error) {
+  if (std::exchange(lost_in_, path) != path) fail_at(path, error);
+}
+
 void Deduplicator::add(const std::string& path) {
   const FileDescriptor file = open_for_reading(path);
   struct stat status {};
@@ -93,15 +97,14 @@ void Deduplicator::scan(const std::string& path, int file, std::uint64_t size) {
   const std::uint32_t number = index_.add_file(path);
   std::vector<std::byte> piece(kPieceBytes);
   std::uint64_t shared_to = 0;  // what is before it has been dealt with
-  bool complained = false;
   for (std::uint64_t offset = 0; offset < size;) {
     const off_t data = ::lseek(file, static_cast<off_t>(offset), SEEK_DATA);
-    if (data < 0 && errno != ENXIO && !complained) fail_at(path, errno);
+    if (data < 0 && errno != ENXIO) fail_reading(path, errno);
     if (data < 0) break;  // holes to the end, or it has been truncated
     offset = static_cast<std::uint64_t>(data) / kBlockBytes * kBlockBytes;
     std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), size - offset));
     if (const int problem = errno; problem != 0) {  // something is lost there: what can be read of it goes on block by block
-      if (!std::exchange(complained, true)) fail_at(path, problem);
+      fail_reading(path, problem);
       if (got < kBlockBytes) got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(kBlockBytes, size - offset));
       if (got < std::min<std::uint64_t>(kBlockBytes, size - offset)) {
         offset += kBlockBytes;
@@ -169,8 +172,15 @@ void Deduplicator::share(int source, int target, const Match& match, const std::
   }
   if (done) {
     report_.shared_bytes += done->new_bytes;
+  } else if (done.error() == EIO && match.length > kBlockBytes) {  // a block of it is lost: the others are shared
+    const std::uint64_t half = (match.length / kBlockBytes + 1) / 2 * kBlockBytes;
+    report_.equal_bytes -= match.length;
+    share(source, target, {match.from, match.to, half}, path);
+    share(source, target, {match.from + half, match.to + half, match.length - half}, path);
   } else if (done.error() == EBADE || done.error() == EINVAL || done.error() == ESTALE) {
     report_.equal_bytes -= match.length;  // somebody has changed one of them since
+  } else if (done.error() == EIO) {
+    fail_reading(path, EIO);
   } else if (done.error() != EXDEV) {
     fail_at(path, done.error());
   }

@@ -48,9 +48,11 @@ class Deduplicator {
   void share(int source, int target, const Match& match, const std::string& path);
   int open_source(std::uint32_t number);
   void fail_at(const std::string& path, int error);
+  void fail_reading(const std::string& path, int error);  // once for each file
 
   DeduplicationOptions options_;
   BlockIndex index_;
+  std::string lost_in_;  // the last file that could not be read as a whole
   DeduplicationReport report_;
   std::set<std::pair<std::uint64_t, std::uint64_t>> seen_;  // files with several names
   std::uint32_t source_number_ = ~0u;                       // the file that was opened last to compare with
