@@ -120,7 +120,7 @@ TEST_CASE("A hook that hangs holds up nobody") {
   if (skipped_without_mounts()) return;
   MountedPool pool;
   const std::string hooks =
-      write_hook(pool, "hang", "echo $$ >" + pool.path("process") + "\nsleep 1000 >/dev/null 2>&1\n");
+      write_hook(pool, "hang", "echo $$ >>" + pool.path("process") + "\nexec sleep 1000 >/dev/null 2>&1\n");
   const std::string main = pool.mount("main", "no_rescue,hooks=" + hooks);
   write_file(main + "/file", pattern(1, 16));
   pool.poison(pool.pool_offset(main + "/file", kBadOffset));
@@ -136,7 +136,8 @@ TEST_CASE("A hook that hangs holds up nobody") {
   const bool is_free = wait_until([&] { return pool.run("fsck.daxcow $POOL").exit_code == 0; });
   CHECK(is_free);
   CHECK(Clock::now() - begun < std::chrono::seconds(8));
-  pool.run("kill $(cat process)");
+  pool.run("rm " + hooks + "/hang");  // or the next event would start it again
+  CHECK(wait_until([&] { return pool.run("! kill $(cat process) 2>/dev/null").exit_code == 0; }));
 }
 
 TEST_CASE("Health and metrics follow what happens to the pool") {
