@@ -112,8 +112,8 @@ Result<bool> InodeTable::unshare_path(Transaction& transaction, InodeNumber inod
   if (volume_ == kVolumeZero) return false;  // never shared: nothing can refer to volume 0's table but the roots
   const FileBlock block = table_block(inode);
   if (exclusive_.contains(block.value)) return false;
-  if (TRY(any_shared(transaction, TRY(root(transaction, volume_)), {block, 1}, Unshare::kLeaves)))
-    return unshare(transaction, TRY(edit_root(transaction)), {block, 1}, Unshare::kLeaves);
+  const Fork table = TRY(root(transaction, volume_));
+  if (TRY(unshare(transaction, table, {block, 1}, Unshare::kLeaves, [&] { return edit_root(transaction); }))) return true;
   if (exclusive_.size() > 100'000) exclusive_.clear();  // a bound on memory; what is forgotten is asked again
   exclusive_[block.value] = true;
   return false;

@@ -447,12 +447,13 @@ Result<MapEntry> entry_at(BlockReader& reader, const Fork& fork, FileBlock block
   return slot.entry.present() ? advance(slot.entry, block.value % blocks_spanned(slot.log512)) : MapEntry{};
 }
 
-Result<bool> any_shared(Transaction& transaction, const Fork& fork, FileRange range, Unshare what) {
-  return any_shared_below(transaction, fork.kind, fork.slots.data(), root_level(fork), range, what);
-}
-
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what) {
   return unshare_below(transaction, fork.kind, root_level(fork), range, what);
+}
+
+Result<bool> unshare(Transaction& transaction, const Fork& fork, FileRange range, Unshare what, FunctionRef<Result<ForkEdit>()> edit) {
+  if (!TRY(any_shared_below(transaction, fork.kind, fork.slots.data(), root_level(fork), range, what))) return false;
+  return unshare(transaction, TRY(edit()), range, what);
 }
 
 Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end) {

@@ -88,8 +88,9 @@ enum class Unshare {
 // Copies at most one shared node (or metadata leaf). Returns true if it did: commit and call again. Top-down, so that what
 // is shared below is found by the references of the copy.
 Result<bool> unshare(Transaction& transaction, ForkEdit fork, FileRange range, Unshare what);
-// Whether it would copy one: to know before the record of the fork is edited.
-Result<bool> any_shared(Transaction& transaction, const Fork& fork, FileRange range, Unshare what);
+// The same for a fork as it was read: `edit` is asked for its record only if there is something to copy, for each block that is
+// edited is copied and compared.
+Result<bool> unshare(Transaction& transaction, const Fork& fork, FileRange range, Unshare what, FunctionRef<Result<ForkEdit>()> edit);
 // Makes the root large enough for blocks below `end`.
 Result<> raise(Transaction& transaction, ForkEdit fork, FileBlock end);
 // Maps `range` to the contiguous blocks from `target` on. What was there is dropped.

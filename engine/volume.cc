@@ -137,9 +137,8 @@ Result<Attributes> Volume::set_attributes(InodeNumber inode, const AttributeChan
 Result<bool> Volume::State::own_data(Transaction& transaction, InodeNumber inode, FileRange range, Unshare what) {
   const InodeRecord record = TRY(table.read(transaction, inode));
   const LeafKind kind = inode == format::kOrphansInode ? LeafKind::kOrphans : leaf_kind_of(record);
-  if (kind != LeafKind::kData) what = Unshare::kLeaves;
-  if (!TRY(any_shared(transaction, data_fork(record, kind), range, what))) return false;
-  return unshare(transaction, edit_data_fork(*TRY(table.edit(transaction, inode)), kind), range, what);
+  return unshare(transaction, data_fork(record, kind), range, kind == LeafKind::kData ? what : Unshare::kLeaves,
+                 [&]() -> Result<ForkEdit> { return edit_data_fork(*TRY(table.edit(transaction, inode)), kind); });
 }
 
 Result<bool> Volume::State::own_leaf(Transaction& transaction, InodeNumber inode, FileBlock block) {
@@ -155,9 +154,8 @@ Result<bool> Volume::State::own_leaf(Transaction& transaction, InodeNumber inode
 Result<bool> Volume::State::own_attributes(Transaction& transaction, InodeNumber inode) {
   const InodeRecord record = TRY(table.read(transaction, inode));
   if (record.attribute_bytes == 0) return false;
-  constexpr FileRange kAll{FileBlock(0), blocks_for(format::kMaximumAttributeForkBytes)};
-  if (!TRY(any_shared(transaction, attribute_fork(record), kAll, Unshare::kLeaves))) return false;
-  return unshare(transaction, edit_attribute_fork(*TRY(table.edit(transaction, inode))), kAll, Unshare::kLeaves);
+  return unshare(transaction, attribute_fork(record), {FileBlock(0), blocks_for(format::kMaximumAttributeForkBytes)}, Unshare::kLeaves,
+                 [&]() -> Result<ForkEdit> { return edit_attribute_fork(*TRY(table.edit(transaction, inode))); });
 }
 
 // --- times -------------------------------------------------------------------------------------------------------------

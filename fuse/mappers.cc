@@ -184,6 +184,7 @@ std::optional<ProcessMapping> parse_mapping(std::string_view line) {
   unsigned major_number, minor_number;
   if (!take_number(line, mapping.start, 16, '-') || !take_number(line, mapping.end, 16, ' ')) return std::nullopt;
   if (line.size() < 5) return std::nullopt;
+  mapping.is_writable = line[1] == 'w';
   mapping.is_private = line[3] == 'p';
   line.remove_prefix(5);
   if (!take_number(line, mapping.offset_bytes, 16, ' ') || !take_number(line, major_number, 16, ':') ||

@@ -35,13 +35,14 @@ using IsMounted = std::function<bool(std::size_t range)>;
 using Signalled = std::function<void(std::size_t range, pid_t process, std::uint64_t address)>;
 void signal_mappers(std::span<const MappedRange> ranges, const IsMounted& is_mounted, const Signalled& signalled);
 
-// A mapping of a file in a process.
+// A mapping in a process; of memory without a file the inode is 0.
 struct ProcessMapping {
   std::uint64_t start = 0, end = 0;
   std::uint64_t offset_bytes = 0;  // in the file
   dev_t device = 0;
   InodeNumber inode;
   bool is_private = false;
+  bool is_writable = false;
 };
 // From a line of /proc/PID/maps; nothing if it cannot be understood. See proc_pid_maps(5).
 std::optional<ProcessMapping> parse_mapping(std::string_view line);

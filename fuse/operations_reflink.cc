@@ -41,21 +41,23 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
   const InodeNumber inode(node);
   const auto mode = static_cast<ReflinkMode>(call.mode);
   const ReflinkRange range{call.from_offset, call.to_offset, call.length};
-  if (mode != ReflinkMode::kDedupe && mode != ReflinkMode::kCompare) target.note_change_behind_pages(inode);
+  const bool keeps_content = mode == ReflinkMode::kDedupe || mode == ReflinkMode::kCompare;
+  if (!keeps_content) target.note_change_behind_pages(inode);
   // As for a write: set-id bits go with the change of content unless root writes, file capabilities always, and before it. So it is
   // found out first whether there is one to come; who makes it one meanwhile has it found out again.
   Result<ReflinkDone> done;
   do {
-    const auto changes = source.volume->reflink_would_change({source.inode, source.generation}, target, inode, range, mode);
-    if (!changes) return reply_error(request, changes.error());
+    Result<bool> may_change = true;
     std::uint32_t clear_mode = 0;
-    if (*changes) {
+    if (!keeps_content) may_change = source.volume->reflink_would_change({source.inode, source.generation}, target, inode, range, mode);
+    if (!may_change) return reply_error(request, may_change.error());
+    if (!keeps_content && *may_change) {
       const auto attributes = target.attributes(inode);
       if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);
       const auto removed = target.remove_attribute(inode, "security.capability");
       if (!removed && removed.error().code != ErrorCode::kNoAttribute) return reply_error(request, removed.error());
     }
-    done = source.volume->reflink({source.inode, source.generation}, target, inode, range, mode, clear_mode, *changes);
+    done = source.volume->reflink({source.inode, source.generation}, target, inode, range, mode, clear_mode, *may_change);
   } while (!done && done.error().code == ErrorCode::kBusy);
   if (!done) {
     // A beginning may be done.

@@ -102,15 +102,16 @@ void Deduplicator::scan(const std::string& path, int file, std::uint64_t size) {
     if (data < 0 && errno != ENXIO) fail_reading(path, errno);
     if (data < 0) break;  // holes to the end, or it has been truncated
     offset = static_cast<std::uint64_t>(data) / kBlockBytes * kBlockBytes;
-    std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), size - offset));
+    const std::uint64_t rest = size - offset, block_bytes = std::min(kBlockBytes, rest);
+    std::size_t got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(piece.size(), rest));
     if (const int problem = errno; problem != 0) {  // something is lost there: what can be read of it goes on block by block
       fail_reading(path, problem);
-      if (got < kBlockBytes) got = read_at(file, offset, piece.data(), std::min<std::uint64_t>(kBlockBytes, size - offset));
-      if (got < std::min<std::uint64_t>(kBlockBytes, size - offset)) {
+      if (got < block_bytes) got = read_at(file, offset, piece.data(), block_bytes);
+      if (got < block_bytes) {
         offset += kBlockBytes;
         continue;
       }
-      got = std::max(got / kBlockBytes * kBlockBytes, std::min<std::size_t>(got, kBlockBytes));
+      if (got > kBlockBytes) got -= got % kBlockBytes;
     }
     if (got == 0) break;
     for (std::size_t at = 0; at < got; at += kBlockBytes) {
@@ -172,15 +173,14 @@ void Deduplicator::share(int source, int target, const Match& match, const std::
   }
   if (done) {
     report_.shared_bytes += done->new_bytes;
-  } else if (done.error() == EIO && match.length > kBlockBytes) {  // a block of it is lost: the others are shared
+  } else if (done.error() == EIO) {  // a block of it is lost: the others are shared
+    if (match.length <= kBlockBytes) return fail_reading(path, EIO);
     const std::uint64_t half = (match.length / kBlockBytes + 1) / 2 * kBlockBytes;
     report_.equal_bytes -= match.length;
     share(source, target, {match.from, match.to, half}, path);
     share(source, target, {match.from + half, match.to + half, match.length - half}, path);
   } else if (done.error() == EBADE || done.error() == EINVAL || done.error() == ESTALE) {
     report_.equal_bytes -= match.length;  // somebody has changed one of them since
-  } else if (done.error() == EIO) {
-    fail_reading(path, EIO);
   } else if (done.error() != EXDEV) {
     fail_at(path, done.error());
   }

@@ -126,7 +126,6 @@ class Request {
       target.status = problem == EBADE ? FILE_DEDUPE_RANGE_DIFFERS : -problem;
       if (!still_waits()) return {};  // killed
     }
-    if (!still_waits()) return {};
     return thread_.write(arguments_[2] + sizeof header, targets.data(), bytes) ? Answer{} : failed(EFAULT);
   }
 

@@ -23,6 +23,7 @@
 
 #include "engine/file_descriptor.h"
 #include "fuse/control_protocol.h"
+#include "tools/file_limit.h"
 #include "tools/reflink_filter.h"
 #include "tools/reflink_supervisor.h"
 #include "tools/supervised_thread.h"
@@ -105,21 +106,15 @@ char state_of(pid_t process) {
 // A thread may have this many files open for a request that hangs.
 constexpr rlim_t kFilesOfThread = 8;
 
-// Each file limit there is, for as many requests at once.
-unsigned raise_file_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return kIdleThreads;
-  limit.rlim_cur = limit.rlim_max;
-  (void)::setrlimit(RLIMIT_NOFILE, &limit);
-  (void)::getrlimit(RLIMIT_NOFILE, &limit);
-  return static_cast<unsigned>(std::clamp<rlim_t>(limit.rlim_cur / kFilesOfThread, kIdleThreads, kMaximumThreads));
+unsigned most_threads() {
+  return static_cast<unsigned>(std::clamp<rlim_t>(raise_file_limit() / kFilesOfThread, kIdleThreads, kMaximumThreads));
 }
 
 // Threads that answer notifications. There is always one that waits for the next, whatever the files of the others keep them waiting
 // for: beyond a bound that nobody meets by accident, requests are left to the kernel.
 class Crew {
  public:
-  explicit Crew(int listener) : supervisor_(listener), maximum_(raise_file_limit()) {}
+  explicit Crew(int listener) : supervisor_(listener), maximum_(most_threads()) {}
   // False if there are too many.
   bool start_thread() {
     if (threads_ >= maximum_) return false;

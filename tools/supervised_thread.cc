@@ -12,12 +12,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 #include <system_error>
+
+#include "fuse/mappers.h"
 
 namespace daxcow::tools {
 
@@ -104,13 +105,11 @@ bool SupervisedThread::may_write(std::uint64_t address, std::size_t bytes) const
   std::istringstream lines(text);
   std::uint64_t next = address;
   for (std::string line; next < address + bytes && std::getline(lines, line);) {
-    unsigned long begin, end;
-    char readable, writable;
-    if (std::sscanf(line.c_str(), "%lx-%lx %c%c", &begin, &end, &readable, &writable) != 4) return false;
-    if (begin <= next && next < end) {
-      if (writable != 'w') return false;
-      next = end;
-    }
+    const auto mapping = parse_mapping(line);
+    if (!mapping) return false;
+    if (next < mapping->start || next >= mapping->end) continue;
+    if (!mapping->is_writable) return false;
+    next = mapping->end;
   }
   return next >= address + bytes;
 }

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -21,6 +20,7 @@
 #include "engine/file_descriptor.h"
 #include "fuse/control_client.h"
 #include "fuse/reflink_client.h"
+#include "tools/file_limit.h"
 
 namespace daxcow::tools {
 
@@ -80,7 +80,7 @@ class TreeClone {
       : source_(std::move(source)), target_(std::move(target)), complain_(complain) {}
 
   TreeCloneReport run() {
-    allow_many_open_files();
+    (void)raise_file_limit();  // two files for each level
     Entry top{AT_FDCWD, AT_FDCWD, source_.c_str(), target_.c_str(), {}, {}};
     clone(top);
     while (!levels_.empty()) {
@@ -101,13 +101,6 @@ class TreeClone {
   }
 
  private:
-  static void allow_many_open_files() {  // two for each level
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-    limit.rlim_cur = limit.rlim_max;
-    (void)::setrlimit(RLIMIT_NOFILE, &limit);
-  }
-
   void fail_at(const std::string& path, int error = errno) {
     ++report_.failed;
     if (error == EXDEV) return complain_({ErrorCode::kCrossVolume, path + ": the trees are in different pools; use cp -a"});
