@@ -26,6 +26,7 @@
 #include "fuse/mount_table.h"
 #include "fuse/one_line.h"
 #include "fuse/service_manager.h"
+#include "fuse/transport.h"
 
 namespace daxcow {
 
@@ -225,6 +226,8 @@ class Daemon::Conversation {
     if (request.contains("hooks") && request["hooks"] != daemon_.options_.hooks_directory)
       notes.push_back(
           fmt::format("hooks= of the pool's first mount stays in force: {}", daemon_.options_.hooks_directory));
+    if (request.value("io_uring", false))
+      if (const auto reason = no_io_uring_because(to_behaviour(request))) notes.push_back("io_uring is left out: " + *reason);
     return {{"prepared", true}, {"notes", std::move(notes)}, {"process", ::getpid()}};
   }
 
@@ -318,6 +321,7 @@ Result<std::shared_ptr<Session>> Daemon::prepare(const nlohmann::json& request, 
   SessionOptions options;
   options.behaviour = to_behaviour(request);
   options.threads = std::clamp(request.value("threads", options.threads), 2u, 1024u);  // one could wait for itself
+  options.io_uring = request.value("io_uring", options.io_uring);
   options.debug = request.value("debug", false);
   options.directory = request.at("directory").get<std::string>();
   options.reflink_sources = &reflink_sources_;

@@ -54,6 +54,7 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
             unsigned flags);
 void readlink(fuse_req_t request, fuse_ino_t node);
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file);
+void tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, fuse_file_info* file);
 
 // --- operations_directories.cc ---
 void opendir(fuse_req_t request, fuse_ino_t node, fuse_file_info* file);
@@ -63,6 +64,7 @@ void fsyncdir(fuse_req_t request, fuse_ino_t node, int data_only, fuse_file_info
 
 // --- operations_attributes.cc ---
 void getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info* file);
+void statx(fuse_req_t request, fuse_ino_t node, int flags, int mask, fuse_file_info* file);
 void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_set, fuse_file_info* file);
 void setxattr(fuse_req_t request, fuse_ino_t node, const char* name, const char* value, std::size_t size, int flags);
 void getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::size_t size);

@@ -92,6 +92,8 @@ Result<bool> take_daxcow_option(std::string_view name, std::optional<std::string
     const auto threads = to_number<unsigned>(*value);
     if (!threads || *threads < 2 || *threads > 1024) return bad_value(name, *value, "a number from 2 to 1024");
     options.threads = *threads;
+  } else if (is_switch("io_uring")) {
+    options.io_uring = true;
   } else if (has_value("max_write")) {
     const auto bytes = parse_size(*value);
     if (!bytes || *bytes < kBlockBytes || *bytes > (1 << 20)) return bad_value(name, *value, "a size from 4K to 1M");
@@ -204,6 +206,7 @@ const char* mount_options_help() {
          "  strictatime, noatime, nodiratime: which reads move access times (as relatime says)\n"
          "  noacl               no POSIX access control lists\n"
          "  threads=N           threads that serve the mount (4; at least 2)\n"
+         "  io_uring            take requests from rings, one for each core, where libfuse and the kernel can\n"
          "  max_write=SIZE      largest write request (1M)\n"
          "  read_ahead=SIZE     how far the kernel reads ahead, and around faults of mappings (256K)\n"
          "  nosuid, nodev, noexec, sync, dirsync, nosymfollow: as for every mount\n"

@@ -20,6 +20,7 @@ struct MountOptions {
   bool names_access_times = false;  // one of relatime, noatime, ... was among them
   MountBehaviour behaviour;
   unsigned threads = 4;
+  bool io_uring = false;
   std::uint64_t read_ahead_bytes = 256 << 10;  // 0: none
   // Of the whole pool; the first mount decides.
   std::uint64_t cache_bytes = 256ull << 20;

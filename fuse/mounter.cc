@@ -40,6 +40,7 @@ json to_json(const MountRequest& request) {
           {"access_lists", behaviour.access_lists},
           {"max_write", behaviour.maximum_write_bytes},
           {"threads", options.threads},
+          {"io_uring", options.io_uring},
           {"cache", options.cache_bytes},
           {"relaxed", options.relaxed},
           {"hooks", options.hooks_directory},

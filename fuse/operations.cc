@@ -1,6 +1,8 @@
 #include "fuse/operations.h"
 
 #include "fuse/handlers.h"
+#include "fuse/transport.h"
+#include "fuse/uncancelled.h"
 
 namespace daxcow {
 
@@ -23,8 +25,12 @@ void init(void* userdata, fuse_conn_info* connection) {
   // Our own writes change the modification time too: the kernel must not take that as a sign of stale pages.
   want(connection, FUSE_CAP_EXPLICIT_INVAL_DATA);
   want_not(connection, FUSE_CAP_AUTO_INVAL_DATA);
-  // Its first version wants set-id bits cleared by every write, root's too; see fuse/transport.h for the second.
+  want(connection, FUSE_CAP_PARALLEL_DIROPS);  // also where libfuse does not pass it on: see fuse/transport.h
+  // Its first version wants set-id bits cleared by every write, root's too.
   want_not(connection, FUSE_CAP_HANDLE_KILLPRIV);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2  // the same
+  if (library_tells_what_write_clears()) want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2);
+#endif
   // An open that truncates would not wait for mapped pages that are being written back: such a write, arriving after it, would
   // give the file a size again. A truncation of its own does wait.
   want_not(connection, FUSE_CAP_ATOMIC_O_TRUNC);
@@ -34,49 +40,73 @@ void init(void* userdata, fuse_conn_info* connection) {
     want(connection, FUSE_CAP_POSIX_ACL);
     want(connection, FUSE_CAP_DONT_MASK);  // whether the umask counts depends on the directory's default list
   }
-  if (behaviour.writeback_cache) want(connection, FUSE_CAP_WRITEBACK_CACHE);
+  if (behaviour.writeback_cache) {
+    want(connection, FUSE_CAP_WRITEBACK_CACHE);
+#ifdef FUSE_CAP_OVER_IO_URING
+    want_not(connection, FUSE_CAP_OVER_IO_URING);  // whatever libfuse's environment says: see no_io_uring_because()
+#endif
+  }
   connection->max_write = behaviour.maximum_write_bytes;
   connection->max_background = 64;
   connection->congestion_threshold = 48;
   connection->time_gran = 1;
 }
 
+// A handler that is not cancelled half-way. Only threads that serve an io_uring could be.
+template <auto handler>
+struct Whole;
+template <class... Arguments, void (*handler)(Arguments...)>
+struct Whole<handler> {
+  static void run(Arguments... arguments) {
+    const Uncancelled whole;
+    handler(arguments...);
+  }
+};
+template <auto handler>
+constexpr auto whole = kLibraryIsComplete ? Whole<handler>::run : handler;
+
 constexpr fuse_lowlevel_ops make_operations() {
   fuse_lowlevel_ops table{};
   table.init = init;
-  table.lookup = handlers::lookup;
-  table.forget = handlers::forget;
-  table.forget_multi = handlers::forget_multi;
-  table.getattr = handlers::getattr;
-  table.setattr = handlers::setattr;
-  table.readlink = handlers::readlink;
-  table.mknod = handlers::mknod;
-  table.mkdir = handlers::mkdir;
-  table.unlink = handlers::unlink;
-  table.rmdir = handlers::rmdir;
-  table.symlink = handlers::symlink;
-  table.rename = handlers::rename;
-  table.link = handlers::link;
-  table.open = handlers::open;
-  table.create = handlers::create;
-  table.read = handlers::read;
-  table.write = handlers::write;
-  table.flush = handlers::flush;
-  table.release = handlers::release;
-  table.fsync = handlers::fsync;
-  table.opendir = handlers::opendir;
-  table.readdir = handlers::readdir;
-  table.readdirplus = handlers::readdirplus;
-  table.fsyncdir = handlers::fsyncdir;
-  table.statfs = handlers::statfs;
-  table.setxattr = handlers::setxattr;
-  table.getxattr = handlers::getxattr;
-  table.listxattr = handlers::listxattr;
-  table.removexattr = handlers::removexattr;
-  table.fallocate = handlers::fallocate;
-  table.lseek = handlers::lseek;
-  table.copy_file_range = handlers::copy_file_range;
-  table.ioctl = handlers::ioctl;
+  table.lookup = whole<handlers::lookup>;
+  table.forget = whole<handlers::forget>;
+  table.forget_multi = whole<handlers::forget_multi>;
+  table.getattr = whole<handlers::getattr>;
+  table.setattr = whole<handlers::setattr>;
+  table.readlink = whole<handlers::readlink>;
+  table.mknod = whole<handlers::mknod>;
+  table.mkdir = whole<handlers::mkdir>;
+  table.unlink = whole<handlers::unlink>;
+  table.rmdir = whole<handlers::rmdir>;
+  table.symlink = whole<handlers::symlink>;
+  table.rename = whole<handlers::rename>;
+  table.link = whole<handlers::link>;
+  table.open = whole<handlers::open>;
+  table.create = whole<handlers::create>;
+  table.read = whole<handlers::read>;
+  table.write = whole<handlers::write>;
+  table.flush = whole<handlers::flush>;
+  table.release = whole<handlers::release>;
+  table.fsync = whole<handlers::fsync>;
+  table.opendir = whole<handlers::opendir>;
+  table.readdir = whole<handlers::readdir>;
+  table.readdirplus = whole<handlers::readdirplus>;
+  table.fsyncdir = whole<handlers::fsyncdir>;
+  table.statfs = whole<handlers::statfs>;
+  table.setxattr = whole<handlers::setxattr>;
+  table.getxattr = whole<handlers::getxattr>;
+  table.listxattr = whole<handlers::listxattr>;
+  table.removexattr = whole<handlers::removexattr>;
+  table.fallocate = whole<handlers::fallocate>;
+  table.lseek = whole<handlers::lseek>;
+  table.copy_file_range = whole<handlers::copy_file_range>;
+  table.ioctl = whole<handlers::ioctl>;
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+  table.tmpfile = whole<handlers::tmpfile>;
+#endif
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+  table.statx = whole<handlers::statx>;
+#endif
   // Not here: access (default_permissions), getlk, setlk, flock (the kernel's own locks do), bmap, poll.
   return table;
 }

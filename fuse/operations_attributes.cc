@@ -12,7 +12,7 @@
 #include "fuse/acl.h"
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
-#include "fuse/transport.h"
+#include "fuse/statx_request.h"
 
 namespace daxcow::handlers {
 
@@ -50,12 +50,15 @@ bool asks_for_nothing(int to_set) {
   return (to_set & kSomething) == 0;
 }
 
-bool clears_set_id(int to_set) { return request_kills_set_id() || (to_set & kOwner) != 0 || asks_for_nothing(to_set); }
+// A truncation by somebody who may not keep set-id bits; the number is FATTR_KILL_SUIDGID on the wire. Only with HANDLE_KILLPRIV_V2.
+bool kills_set_id(int to_set) { return (to_set & FUSE_SET_ATTR_KILL_SUID) != 0; }
+
+bool clears_set_id(int to_set) { return kills_set_id(to_set) || (to_set & kOwner) != 0 || asks_for_nothing(to_set); }
 
 // That chown is for the owner, and the kernel does not look at whose it is; who writes has the file open.
 bool may_clear_set_id(fuse_req_t request, int to_set, const Attributes& attributes) {
   const std::uint32_t user = fuse_req_ctx(request)->uid;
-  return request_kills_set_id() || !asks_for_nothing(to_set) || user == 0 || user == attributes.uid ||
+  return kills_set_id(to_set) || !asks_for_nothing(to_set) || user == 0 || user == attributes.uid ||
          volume(request).is_open_for_writing(attributes.inode);
 }
 
@@ -126,6 +129,15 @@ void getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info*) {
   const auto status = to_stat(*attributes);
   fuse_reply_attr(request, &status, mount.behaviour.attribute_timeout_seconds);
 }
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+void statx(fuse_req_t request, fuse_ino_t node, int, int, fuse_file_info*) {
+  auto& mount = context(request);
+  auto status = status_with_birth(mount, InodeNumber(node), fuse_req_ctx(request)->pid);
+  if (!status) return reply_error(request, status.error());
+  fuse_reply_statx(request, 0, &*status, mount.behaviour.attribute_timeout_seconds);
+}
+#endif
 
 void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_set, fuse_file_info*) {
   auto& mount = context(request);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <span>
 
+#include "engine/guarded_copy.h"
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
 #include "fuse/transport.h"
@@ -42,10 +43,10 @@ std::uint64_t cloneable_length(std::uint64_t from_offset, std::uint64_t length) 
   return end - from_offset;
 }
 
-// The set-id bits that this request, by somebody who may not keep them, must clear: every write and truncation by the
-// unprivileged asks for it, and hardly any file has them.
-std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node) {
-  if (!request_kills_set_id()) return 0;
+// The set-id bits that this write, by somebody who may not keep them, must clear: every one by the unprivileged asks for it, and
+// hardly any file has them.
+std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node, const fuse_file_info& file) {
+  if (!write_kills_set_id(file)) return 0;
   const auto attributes = volume(request).attributes(InodeNumber(node));
   return attributes ? lost_set_id_bits(request, *attributes) : 0;
 }
@@ -58,10 +59,29 @@ void note_unseen_reads(fuse_req_t request, fuse_ino_t node, const fuse_file_info
   if (moved && *moved) forget_attributes(request, node);
 }
 
+// The data of a read whose answer libfuse would copy: it may meet poison that nobody knew of.
+void reply_copied(fuse_req_t request, const ReadLease& lease, std::span<std::byte> to) {
+  std::size_t used = 0;
+  for (const iovec& piece : lease.pieces()) {
+    if (piece.iov_len > to.size() - used) return (void)fuse_reply_err(request, EIO);
+    if (!guarded_copy(to.data() + used, piece.iov_base, piece.iov_len)) {
+      volume(request).suspect(lease);
+      return (void)fuse_reply_err(request, EIO);
+    }
+    used += piece.iov_len;
+  }
+  fuse_reply_buf(request, reinterpret_cast<const char*>(to.data()), used);
+}
+
 // A failure of what may have changed a part of the file behind its pages, of which the kernel expects no change then. It
 // writes dirty pages first, by requests, for which a session's thread must not wait.
 void reply_half_done(fuse_req_t request, fuse_ino_t node, off_t offset, const Error& error) {
   MountContext& mount = context(request);
+  if (came_by_ring(request)) {  // cannot wait either: who looks at once may find pages that will have gone soon
+    forget_attributes(request, node);
+    (void)mount.worker.submit([=, &mount] { (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0); });
+    return reply_error(request, error);
+  }
   const auto answer = [=, &mount] {
     (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0);
     reply_error(request, error);
@@ -108,6 +128,7 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
     return (void)fuse_reply_buf(request, reinterpret_cast<const char*>(bytes.data()), *got);
   }
   if (!lease) return reply_error(request, lease.error());
+  if (const auto buffer = ring_buffer(request); !buffer.empty()) return reply_copied(request, *lease, buffer);
   const auto pieces = lease->pieces();
   // The kernel may meet poison that nobody knew of while it copies from the pool: it has answered EIO to the reader
   // then, and the request is gone.
@@ -116,7 +137,7 @@ void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, f
 
 // O_APPEND needs no care: the kernel knows the size of the file, and holds its lock.
 void write(fuse_req_t request, fuse_ino_t node, const char* data, std::size_t size, off_t offset, fuse_file_info* file) {
-  Volume::WriteOptions options{.clear_mode = set_id_bits_to_clear(request, node)};
+  Volume::WriteOptions options{.clear_mode = set_id_bits_to_clear(request, node, *file)};
   if ((file->flags & O_DIRECT) != 0) volume(request).note_change_behind_pages(InodeNumber(node));
   const auto write_it = [&] {
     return volume(request).write(InodeNumber(node), static_cast<std::uint64_t>(offset), std::as_bytes(std::span(data, size)),

@@ -79,6 +79,21 @@ void reply_created(fuse_req_t request, fuse_ino_t parent, const Result<Attribute
   reply_entry(request, *created);
 }
 
+// Without a name: O_TMPFILE.
+void create_file(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
+  const auto created = create_inode(request, parent, name, new_inode(request, S_IFREG | (mode & 07777)));
+  if (!created) return reply_not_created(request, parent, created.error());
+  auto& mount = context(request);
+  announce_names(request, parent);
+  const auto entry = to_entry(mount, *created);
+  set_open_reply(request, file);
+  if (name != nullptr) mount.volume->remember(created->inode);
+  if (may_write(file)) mount.volume->open_for_writing(created->inode);
+  if (fuse_reply_create(request, &entry, file) == 0) return;
+  if (may_write(file)) mount.volume->close_for_writing(created->inode);
+  mount.volume->forget(created->inode, 1);
+}
+
 }  // namespace
 
 NewInode new_inode(fuse_req_t request, std::uint32_t mode) {
@@ -149,18 +164,11 @@ void symlink(fuse_req_t request, const char* target, fuse_ino_t parent, const ch
 }
 
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
-  const char* const wanted = request_is_unnamed() ? nullptr : name;
-  const auto created = create_inode(request, parent, wanted, new_inode(request, S_IFREG | (mode & 07777)));
-  if (!created) return reply_not_created(request, parent, created.error());
-  auto& mount = context(request);
-  announce_names(request, parent);
-  const auto entry = to_entry(mount, *created);
-  set_open_reply(request, file);
-  if (wanted != nullptr) mount.volume->remember(created->inode);
-  if (may_write(file)) mount.volume->open_for_writing(created->inode);
-  if (fuse_reply_create(request, &entry, file) == 0) return;
-  if (may_write(file)) mount.volume->close_for_writing(created->inode);
-  mount.volume->forget(created->inode, 1);
+  create_file(request, parent, request_is_unnamed() ? nullptr : name, mode, file);
+}
+
+void tmpfile(fuse_req_t request, fuse_ino_t parent, mode_t mode, fuse_file_info* file) {
+  create_file(request, parent, nullptr, mode, file);
 }
 
 void link(fuse_req_t request, fuse_ino_t node, fuse_ino_t parent, const char* name) {

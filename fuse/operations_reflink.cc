@@ -7,6 +7,7 @@
 #include "fuse/caller.h"
 #include "fuse/handlers.h"
 #include "fuse/reflink_protocol.h"
+#include "fuse/transport.h"
 
 namespace daxcow::handlers {
 
@@ -27,17 +28,19 @@ void offer(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file) {
   fuse_reply_ioctl(request, 0, &ticket, sizeof ticket);
 }
 
-// The kernel has no pages of what was there before when this returns. What it had not written yet, it writes now.
-void forget_range(fuse_req_t request, fuse_ino_t node, ReflinkMode mode, std::uint64_t offset, std::uint64_t length) {
-  if (mode == ReflinkMode::kCompare) return;
-  if (mode == ReflinkMode::kDedupe) return (void)forget_attributes(request, node);  // the content is what it was
-  const bool whole = mode == ReflinkMode::kReplace;
-  (void)fuse_lowlevel_notify_inval_inode(context(request).session, node, whole ? 0 : static_cast<off_t>(offset),
-                                         whole ? 0 : static_cast<off_t>(length));  // 0: to the end
+// What was done, and what of the target the kernel must forget before the caller hears of it.
+struct Outcome {
+  ReflinkAnswer answer;
+  bool may_have_changed = false;
+  std::uint64_t changed_bytes = 0;  // from the target's offset; 0: to the end
+};
+
+Outcome failure(const ReflinkCall& call, const Error& error, bool may_have_changed = false) {
+  return {.answer = {.error = errno_of(error), .call = call}, .may_have_changed = may_have_changed};
 }
 
-void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const ReflinkSource& source) {
-  auto& target = *context(request).volume;
+Outcome reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const ReflinkSource& source) {
+  auto& target = volume(request);
   const InodeNumber inode(node);
   const auto mode = static_cast<ReflinkMode>(call.mode);
   const ReflinkRange range{call.from_offset, call.to_offset, call.length};
@@ -50,25 +53,77 @@ void reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Reflin
     Result<bool> may_change = true;
     std::uint32_t clear_mode = 0;
     if (!keeps_content) may_change = source.volume->reflink_would_change({source.inode, source.generation}, target, inode, range, mode);
-    if (!may_change) return reply_error(request, may_change.error());
+    if (!may_change) return failure(call, may_change.error());
     if (!keeps_content && *may_change) {
       const auto attributes = target.attributes(inode);
       if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);
       const auto removed = target.remove_attribute(inode, "security.capability");
-      if (!removed && removed.error().code != ErrorCode::kNoAttribute) return reply_error(request, removed.error());
+      if (!removed && removed.error().code != ErrorCode::kNoAttribute) return failure(call, removed.error());
     }
     done = source.volume->reflink({source.inode, source.generation}, target, inode, range, mode, clear_mode, *may_change);
   } while (!done && done.error().code == ErrorCode::kBusy);
-  if (!done) {
-    // A beginning may be done.
-    forget_range(request, node, mode, call.to_offset, 0);
-    return reply_error(request, done.error());
-  }
-  if (done->bytes != 0 || mode == ReflinkMode::kReplace) forget_range(request, node, mode, call.to_offset, done->bytes);
+  if (!done) return failure(call, done.error(), true);  // a beginning may be done
   call.done_bytes = done->bytes;
   call.new_bytes = done->new_bytes;
   call.kernel_keeps_size = context(request).behaviour.writeback_cache ? 1 : 0;
-  fuse_reply_ioctl(request, 0, &call, sizeof call);
+  return {.answer = {.error = 0, .call = call},
+          .may_have_changed = done->bytes != 0 || mode == ReflinkMode::kReplace,
+          .changed_bytes = done->bytes};
+}
+
+// The kernel has no pages of what was there before when this returns. What it had not written yet, it writes now.
+void forget_range(const MountContext& mount, fuse_ino_t node, const Outcome& outcome) {
+  const ReflinkCall& call = outcome.answer.call;
+  const auto mode = static_cast<ReflinkMode>(call.mode);
+  if (!outcome.may_have_changed || mode == ReflinkMode::kCompare) return;
+  off_t offset = 0, length = 0;  // all pages
+  if (mode == ReflinkMode::kDedupe) {
+    offset = -1;  // attributes only: the content is what it was
+  } else if (mode != ReflinkMode::kReplace) {
+    offset = static_cast<off_t>(call.to_offset);
+    length = static_cast<off_t>(outcome.changed_bytes);
+  }
+  (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, length);
+}
+
+void reply(fuse_req_t request, const ReflinkAnswer& answer) {
+  if (answer.error != 0)
+    fuse_reply_err(request, answer.error);
+  else
+    fuse_reply_ioctl(request, 0, &answer.call, sizeof answer.call);
+}
+
+void reply_no_source(fuse_req_t request, const Error& error) {
+  fuse_reply_err(request, error.code == ErrorCode::kBusy ? EAGAIN : errno_of(error));
+}
+
+// By one of the session's threads, which must not wait for the kernel.
+void call_in_background(fuse_req_t request, fuse_ino_t node, const ReflinkCall& wanted) {
+  auto& mount = context(request);
+  const auto source = mount.reflink_sources->take(wanted.source, caller_of(request));
+  if (!source) return reply_no_source(request, source.error());
+  const auto job = [=, &mount, source = *source] {
+    const Outcome outcome = reflink(request, node, wanted, source);
+    forget_range(mount, node, outcome);
+    reply(request, outcome.answer);
+  };
+  if (!mount.worker.submit(job)) fuse_reply_err(request, ENODEV);
+}
+
+// By a thread that must answer itself as well.
+void call_by_ring(fuse_req_t request, fuse_ino_t node, const ReflinkCall& wanted) {
+  auto& mount = context(request);
+  auto& sources = *mount.reflink_sources;
+  if (const auto answer = sources.ask_again(wanted.source, caller_of(request)))
+    return *answer ? reply(request, **answer) : (void)fuse_reply_err(request, EINPROGRESS);
+  const auto source = sources.begin(wanted.source, caller_of(request));
+  if (!source) return reply_no_source(request, source.error());
+  const Outcome outcome = reflink(request, node, wanted, *source);
+  const auto job = [=, &mount, &sources] {
+    forget_range(mount, node, outcome);
+    sources.answer(wanted.source, outcome.answer);
+  };
+  fuse_reply_err(request, mount.worker.submit(job) ? EINPROGRESS : ENODEV);
 }
 
 // The kernel's may_dedupe_file(): who may write, who owns the file, and root.
@@ -90,13 +145,7 @@ void call(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file, const
     if (mount.read_only.load()) return (void)fuse_reply_err(request, EROFS);
     if (!may_dedupe(request, node)) return (void)fuse_reply_err(request, EPERM);
   }
-  auto source = mount.reflink_sources->take(wanted.source, caller_of(request));
-  if (!source) {
-    if (source.error().code == ErrorCode::kBusy) return (void)fuse_reply_err(request, EAGAIN);
-    return reply_error(request, source.error());
-  }
-  if (!mount.worker.submit([=, source = *std::move(source)] { reflink(request, node, wanted, source); }))
-    fuse_reply_err(request, ENODEV);
+  return came_by_ring(request) ? call_by_ring(request, node, wanted) : call_in_background(request, node, wanted);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "fuse/reflink_protocol.h"
 
@@ -14,6 +16,7 @@ namespace daxcow {
 
 namespace {
 
+constexpr unsigned kQuickRepetitions = 10;  // each is a request, which takes its time
 constexpr int kAttempts = 10;  // with tickets that somebody else's offers have displaced
 
 // Other filesystems are not asked what they do not know.
@@ -41,7 +44,12 @@ std::expected<Shared, int> share(int source, int target, ReflinkMode mode, const
   call.mode = static_cast<std::uint64_t>(mode);
   for (int attempt = 1;; ++attempt) {
     if (const int problem = request_ticket(source, call.source); problem != 0) return std::unexpected(problem);
-    if (::ioctl(target, kReflinkCall, &call) == 0) return Shared{{call.done_bytes, call.new_bytes}, call.kernel_keeps_size != 0};
+    int result = ::ioctl(target, kReflinkCall, &call);
+    for (unsigned again = 1; result != 0 && errno == EINPROGRESS; ++again) {
+      if (again > kQuickRepetitions) std::this_thread::sleep_for(std::chrono::microseconds(std::min(again * 10, 1000u)));
+      result = ::ioctl(target, kReflinkCall, &call);
+    }
+    if (result == 0) return Shared{{call.done_bytes, call.new_bytes}, call.kernel_keeps_size != 0};
     if (errno != EAGAIN || attempt == kAttempts) return std::unexpected(errno);
   }
 }

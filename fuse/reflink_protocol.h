@@ -11,6 +11,8 @@
 // The second ioctl answers as FICLONERANGE and FIDEDUPERANGE do, by the mode; EBADE is "the ranges differ", EXDEV "another
 // pool", EAGAIN "the ticket has expired". For kDedupe the target need not be open for writing if the caller is root or owns it.
 // kCompare needs both open for reading.
+// EINPROGRESS is no answer yet: the same call is to be made again, until it gets another. (The kernel is writing or dropping the
+// target's pages, and the thread that serves the caller must not wait for that.)
 // What the kernel has not written yet is not seen: fsync both files first. fstat the target afterwards: the kernel has
 // forgotten its attributes, and goes by the size that it knew until somebody asks. reflink_files() does all that.
 #pragma once

@@ -24,6 +24,8 @@ ReflinkTicket ReflinkSources::offer(const ReflinkSource& source, const ReflinkCa
   ticket.slot = next_++ % kSlots;
   if (ticket.slot == slots_.size()) slots_.emplace_back();
   slots_[ticket.slot] = {.secret = {ticket.secret[0], ticket.secret[1]},
+                         .is_call = false,
+                         .answer = std::nullopt,
                          .volume = source.volume,
                          .inode = source.inode,
                          .generation = source.generation,
@@ -32,18 +34,46 @@ ReflinkTicket ReflinkSources::offer(const ReflinkSource& source, const ReflinkCa
   return ticket;
 }
 
-Result<ReflinkSource> ReflinkSources::take(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
-  if (ticket.magic != kReflinkMagic || ticket.daemon != daemon_) return fail(ErrorCode::kCrossVolume);
-  std::lock_guard lock(mutex_);
-  if (ticket.slot >= slots_.size()) return fail(ErrorCode::kBusy);
+ReflinkSources::Slot* ReflinkSources::find(const ReflinkTicket& ticket) {
+  if (ticket.magic != kReflinkMagic || ticket.daemon != daemon_ || ticket.slot >= slots_.size()) return nullptr;
   Slot& slot = slots_[ticket.slot];
-  if (slot.secret[0] == 0 || slot.secret[0] != ticket.secret[0] || slot.secret[1] != ticket.secret[1] || slot.caller != caller ||
-      Clock::now() - slot.offered > kLifetime)
+  const bool same = slot.secret[0] != 0 && slot.secret[0] == ticket.secret[0] && slot.secret[1] == ticket.secret[1];
+  return same ? &slot : nullptr;
+}
+
+Result<ReflinkSource> ReflinkSources::take_locked(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool is_call) {
+  if (ticket.magic != kReflinkMagic || ticket.daemon != daemon_) return fail(ErrorCode::kCrossVolume);
+  Slot* const slot = find(ticket);
+  if (slot == nullptr || slot->is_call || slot->caller != caller || Clock::now() - slot->offered > kLifetime)
     return fail(ErrorCode::kBusy);
-  slot.secret[0] = 0;
-  ReflinkSource source{slot.volume.lock(), slot.inode, slot.generation};
+  ReflinkSource source{slot->volume.lock(), slot->inode, slot->generation};
+  slot->is_call = is_call && source.volume != nullptr;
+  if (!slot->is_call) slot->secret[0] = 0;
   if (source.volume == nullptr) return fail(ErrorCode::kStale);
   return source;
+}
+
+Result<ReflinkSource> ReflinkSources::take(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
+  const std::lock_guard lock(mutex_);
+  return take_locked(ticket, caller, false);
+}
+
+Result<ReflinkSource> ReflinkSources::begin(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
+  const std::lock_guard lock(mutex_);
+  return take_locked(ticket, caller, true);
+}
+
+void ReflinkSources::answer(const ReflinkTicket& ticket, const ReflinkAnswer& answer) {
+  const std::lock_guard lock(mutex_);
+  if (Slot* const slot = find(ticket)) slot->answer = answer;  // else others' offers have displaced it: the caller begins anew
+}
+
+Result<std::optional<ReflinkAnswer>> ReflinkSources::ask_again(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
+  const std::lock_guard lock(mutex_);
+  Slot* const slot = find(ticket);
+  if (slot == nullptr || !slot->is_call || slot->caller != caller) return fail(ErrorCode::kNotFound);
+  if (slot->answer) slot->secret[0] = 0;
+  return slot->answer;
 }
 
 }  // namespace daxcow

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "engine/result.h"
@@ -28,6 +29,12 @@ struct ReflinkCaller {
   friend bool operator==(const ReflinkCaller&, const ReflinkCaller&) = default;
 };
 
+// The answer to a call that was told to ask again.
+struct ReflinkAnswer {
+  int error = 0;  // an errno
+  ReflinkCall call{};
+};
+
 // Thread-safe.
 class ReflinkSources {
  public:
@@ -36,18 +43,31 @@ class ReflinkSources {
   // kCrossVolume: a ticket of another daemon, or none. kBusy: expired. kStale: the volume is not mounted any more.
   Result<ReflinkSource> take(const ReflinkTicket& ticket, const ReflinkCaller& caller);
 
+  // For a call whose answer comes later: takes the ticket, which stands for the call from now on; its caller asks again, until
+  // answer() has been called.
+  Result<ReflinkSource> begin(const ReflinkTicket& ticket, const ReflinkCaller& caller);
+  void answer(const ReflinkTicket& ticket, const ReflinkAnswer& answer);
+  // Nothing while the answer is not there. kNotFound for a ticket that stands for no call.
+  Result<std::optional<ReflinkAnswer>> ask_again(const ReflinkTicket& ticket, const ReflinkCaller& caller);
+
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr std::size_t kSlots = 16384;
   static constexpr auto kLifetime = std::chrono::seconds(10);
   struct Slot {
     std::uint64_t secret[2] = {0, 0};  // zero: taken
+    bool is_call = false;
+    std::optional<ReflinkAnswer> answer;
     std::weak_ptr<Volume> volume;      // an offer does not keep a volume from being unmounted
     InodeNumber inode;
     std::uint64_t generation = 0;
     ReflinkCaller caller;
     Clock::time_point offered;
   };
+  // The slot of a ticket, or null if the ticket is not what the slot is for.
+  Slot* find(const ReflinkTicket& ticket);
+  Result<ReflinkSource> take_locked(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool is_call);
+
   const std::uint64_t daemon_;
   std::mutex mutex_;
   std::vector<Slot> slots_;  // grows to kSlots

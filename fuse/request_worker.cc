@@ -2,10 +2,15 @@
 
 namespace daxcow {
 
+void RequestWorker::open() {
+  std::lock_guard lock(mutex_);
+  open_ = true;
+  thread_ = std::thread([this] { run(); });
+}
+
 bool RequestWorker::submit(std::function<void()> job) {
   std::lock_guard lock(mutex_);
-  if (closed_) return false;
-  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+  if (!open_) return false;
   jobs_.push_back(std::move(job));
   changed_.notify_one();
   return true;
@@ -15,7 +20,7 @@ void RequestWorker::close() {
   std::thread ended;
   {
     std::lock_guard lock(mutex_);
-    closed_ = true;
+    open_ = false;
     ended.swap(thread_);
     changed_.notify_one();
   }
@@ -25,7 +30,7 @@ void RequestWorker::close() {
 void RequestWorker::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return closed_ || !jobs_.empty(); });
+    changed_.wait(lock, [&] { return !open_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
     const auto job = std::move(jobs_.front());
     jobs_.pop_front();

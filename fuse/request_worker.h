@@ -1,7 +1,7 @@
 // A thread for requests of one session that the session's own threads must not do: those during which the kernel is told to
 // drop pages. It writes dirty ones first, and the write needs a thread that answers it.
 //
-// The thread is made for the first job. Jobs are done one after the other.
+// Jobs are done one after the other.
 #pragma once
 
 #include <condition_variable>
@@ -15,7 +15,9 @@ namespace daxcow {
 class RequestWorker {
  public:
   ~RequestWorker() { close(); }
-  // False after close(): the caller answers the request itself.
+  // Not by a thread of the session: those that serve an io_uring are bound to a core, and so would be this one.
+  void open();
+  // False before open() and after close(): the caller answers the request itself.
   bool submit(std::function<void()> job);
   // Does what was submitted, and nothing more. Before the session stops answering.
   void close();
@@ -25,7 +27,7 @@ class RequestWorker {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> jobs_;
-  bool closed_ = false;
+  bool open_ = false;
   std::thread thread_;
 };
 

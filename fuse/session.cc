@@ -54,6 +54,7 @@ Result<std::shared_ptr<Session>> Session::create(std::shared_ptr<Volume> volume,
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
   fuse_opt_add_arg(&arguments, "daxcow");
   if (session->options_.debug) fuse_opt_add_arg(&arguments, "-odebug");
+  if (session->options_.io_uring && !no_io_uring_because(session->options_.behaviour)) fuse_opt_add_arg(&arguments, "-oio_uring");
   session->session_ = fuse_session_new(&arguments, &operations(), sizeof(fuse_lowlevel_ops), &session->context_);
   fuse_opt_free_args(&arguments);
   if (session->session_ == nullptr) return fail(ErrorCode::kIo, "libfuse could not make a session");
@@ -77,6 +78,7 @@ Session::~Session() {
 
 void Session::start(dev_t st_dev, std::function<void()> ended) {
   install_wake_handler();
+  context_.worker.open();
   thread_ = std::thread([this, ended = std::move(ended)] { run(ended); });
   st_dev_ = st_dev;  // from now on others may stop it
 }

@@ -29,6 +29,7 @@ namespace daxcow {
 struct SessionOptions {
   MountBehaviour behaviour;
   unsigned threads = 4;
+  bool io_uring = false;  // where it can be had; see fuse/transport.h
   bool debug = false;     // libfuse logs every request
   std::string directory;  // where it will be mounted, for people
   ReflinkSources* reflink_sources = nullptr;  // must outlive the session

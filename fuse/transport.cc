@@ -1,18 +1,22 @@
 #include "fuse/transport.h"
 
 #include <linux/fuse.h>
-#include <pthread.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <span>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "fuse/remap_request.h"
 #include "fuse/statx_request.h"
+#include "fuse/uncancelled.h"
 
 namespace daxcow {
 
@@ -62,9 +66,6 @@ void look_at_request(char* request, std::size_t length) {
     case FUSE_WRITE:
       kills_set_id = (field(offsetof(fuse_write_in, write_flags)) & FUSE_WRITE_KILL_SUIDGID) != 0;
       break;
-    case FUSE_SETATTR:
-      kills_set_id = (field(offsetof(fuse_setattr_in, valid)) & FATTR_KILL_SUIDGID) != 0;
-      break;
     default:
       break;
   }
@@ -78,24 +79,12 @@ std::vector<char> answer_unknown(MountContext& mount, std::span<const char> requ
   return {};
 }
 
-// libfuse lets its threads be cancelled while they read, which ends where what they run here has locks.
-class AnswersWhole {
- public:
-  AnswersWhole() { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
-  ~AnswersWhole() { ::pthread_setcancelstate(before_, nullptr); }
-  AnswersWhole(const AnswersWhole&) = delete;
-  AnswersWhole& operator=(const AnswersWhole&) = delete;
-
- private:
-  int before_ = PTHREAD_CANCEL_ENABLE;
-};
-
 ssize_t read_request(int device, void* buffer, std::size_t length, void* userdata) {
   for (;;) {
     const ssize_t got = ::read(device, buffer, length);
     if (got <= 0) return got;
     const std::span request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
-    const AnswersWhole whole;
+    const Uncancelled whole;
     if (const auto reply = answer_unknown(*static_cast<MountContext*>(userdata), request); !reply.empty()) {
       (void)!::write(device, reply.data(), reply.size());  // ENOENT: nobody waits for it any more
       continue;
@@ -130,18 +119,66 @@ ssize_t write_reply(int device, iovec* pieces, int count, void*) {
   return ::writev(device, pieces, count);
 }
 
+// A template, since versions before 3.18.3 have no such member.
+template <class Info>
+bool kills_set_id_in(const Info& info) {
+  if constexpr (TellsWhatWriteClears<Info>) return info.kill_suidgid != 0;
+  return false;
+}
+
 }  // namespace
 
 Result<> attach_transport(fuse_session* session, int device) {
-  fuse_custom_io io{};
-  io.read = read_request;
-  io.writev = write_reply;
-  const int result = fuse_session_custom_io(session, &io, device);
-  if (result != 0) return std::unexpected(Error::from_errno(result < 0 ? -result : EINVAL, "fuse_session_custom_io"));
+  if (!kLibraryIsComplete || kWantsRemap) {
+    fuse_custom_io io{};
+    io.read = read_request;
+    io.writev = write_reply;
+    const int result = fuse_session_custom_io(session, &io, device);
+    if (result == 0) return {};
+    // 3.18.3, in place of the version that daxcow was built with, refuses. It serves without what is said above.
+    if (result != -ENOTSUP)
+      return std::unexpected(Error::from_errno(result < 0 ? -result : EINVAL, "fuse_session_custom_io"));
+  }
+  if (fuse_session_mount(session, fmt::format("/dev/fd/{}", device).c_str()) != 0)
+    return fail(ErrorCode::kIo, "libfuse does not take /dev/fuse from who has opened it");
   return {};
 }
 
 bool request_is_unnamed() { return is_unnamed; }
-bool request_kills_set_id() { return kills_set_id; }
+
+bool library_tells_what_write_clears() {
+  unsigned major_version = 0, minor_version = 0, patch = 0;
+  std::sscanf(fuse_pkgversion(), "%u.%u.%u", &major_version, &minor_version, &patch);
+  const bool is_recent = major_version * 1'000'000 + minor_version * 1'000 + patch >= 3'018'003;
+  return kLibraryIsComplete && is_recent;
+}
+
+bool write_kills_set_id(const fuse_file_info& file) { return kills_set_id || kills_set_id_in(file); }
+
+std::optional<std::string> no_io_uring_because(const MountBehaviour& behaviour) {
+  if (!kLibraryIsComplete || kWantsRemap)
+    return fmt::format("libfuse 3.18.3 or later is needed, and daxcow was built with {}.{}", FUSE_MAJOR_VERSION, FUSE_MINOR_VERSION);
+  if (behaviour.writeback_cache) return "not with writeback_cache, where SEEK_DATA must wait for pages";
+  constexpr const char* kParameter = "/sys/module/fuse/parameters/enable_uring";
+  char enabled = 0;
+  std::ifstream parameter(kParameter);
+  if (!(parameter >> enabled)) return "the kernel does not know it; Linux 6.14 and later do";
+  if (enabled != 'Y') return fmt::format("the kernel does not offer it: echo Y > {}", kParameter);
+  return std::nullopt;
+}
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+bool came_by_ring(fuse_req_t request) { return fuse_req_is_uring(request); }
+
+std::span<std::byte> ring_buffer(fuse_req_t request) {
+  char* buffer = nullptr;
+  std::size_t bytes = 0;
+  if (!came_by_ring(request) || fuse_req_get_payload(request, &buffer, &bytes, nullptr) != 0) return {};
+  return std::as_writable_bytes(std::span(buffer, bytes));
+}
+#else
+bool came_by_ring(fuse_req_t) { return false; }
+std::span<std::byte> ring_buffer(fuse_req_t) { return {}; }
+#endif
 
 }  // namespace daxcow

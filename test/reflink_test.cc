@@ -239,6 +239,33 @@ TEST_CASE("A ticket serves once, for its thread and user, at its daemon, as long
   CHECK(sources.take(ticket, caller).error().code == ErrorCode::kStale);
 }
 
+TEST_CASE("A call whose answer comes later is asked for again, by its caller alone, until it is there") {
+  Bench bench;
+  const auto from = bench.file("from", "content");
+  ReflinkSources sources;
+  const ReflinkCaller caller{.thread = 10, .uid = 1000}, other{.thread = 11, .uid = 1000};
+  auto ticket = sources.offer({bench.volume, from.inode, from.generation}, caller);
+  CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);  // it stands for no call yet
+  CHECK(sources.begin(ticket, caller)->inode == from.inode);
+  CHECK(sources.begin(ticket, caller).error().code == ErrorCode::kBusy);
+  CHECK(sources.take(ticket, caller).error().code == ErrorCode::kBusy);
+  CHECK_FALSE(sources.ask_again(ticket, caller).value().has_value());
+  CHECK(sources.ask_again(ticket, other).error().code == ErrorCode::kNotFound);
+  ReflinkAnswer answer;
+  answer.call.done_bytes = 7;
+  sources.answer(ticket, answer);
+  CHECK(sources.ask_again(ticket, other).error().code == ErrorCode::kNotFound);
+  CHECK(sources.ask_again(ticket, caller).value()->call.done_bytes == 7);
+  CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);  // once
+  // Displaced meanwhile, by as many offers as there are slots: the caller begins anew, and the answer goes to nobody.
+  ticket = sources.offer({bench.volume, from.inode, from.generation}, caller);
+  REQUIRE(sources.begin(ticket, caller).has_value());
+  for (int i = 0; i < 20'000; ++i) (void)sources.offer({bench.volume, from.inode, from.generation}, other);
+  sources.answer(ticket, answer);
+  CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);
+  CHECK(sources.begin(ticket, caller).error().code == ErrorCode::kBusy);
+}
+
 TEST_CASE("The request of the proposed protocol extension clones and deduplicates") {
   Bench bench;
   const std::string content = text(20'000, 1);

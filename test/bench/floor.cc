@@ -5,11 +5,12 @@
 // the mount's options, the number of threads (fuse/operations.cc, transport.cc, session.cc, mounter.cc). Names are in
 // hash tables. Reads are answered from one buffer, writes and clones are thrown away.
 //
-//   daxcow_bench_floor [--data FILE] [--announce] DIRECTORY
+//   daxcow_bench_floor [--data FILE] [--announce] [--io_uring] DIRECTORY
 //
 //   --data FILE   keeps data in that file, mapped as a pool is (file offsets wrap around in it, all files share it): what copying costs
 //   --announce    tells the kernel to forget the attributes of each directory that was changed, as daxcow must where others
 //                 are asking for them: what that costs
+//   --io_uring    takes requests from rings, as daxcow does with -o io_uring
 //
 // Stays in the foreground until it is unmounted.
 #include <fcntl.h>
@@ -57,6 +58,7 @@ struct Node {
 struct Floor {
   MountContext mount;
   bool announce = false;
+  bool io_uring = false;
   std::byte* data = nullptr;  // null: nothing is kept
   std::uint64_t data_bytes = 0;
   std::vector<char> zeros = std::vector<char>(1 << 20);
@@ -385,6 +387,7 @@ Result<> serve(const std::string& directory) {
 
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
   fuse_opt_add_arg(&arguments, "daxcow_bench_floor");
+  if (floor_.io_uring) fuse_opt_add_arg(&arguments, "-oio_uring");
   fuse_session* const session = fuse_session_new(&arguments, &table, sizeof table, &floor_.mount);
   fuse_opt_free_args(&arguments);
   if (session == nullptr) return fail(ErrorCode::kIo, "libfuse could not make a session");
@@ -426,6 +429,9 @@ int run(int argc, char** argv) {
     const std::string_view argument = argv[i];
     if (argument == "--announce") {
       floor_.announce = true;
+    } else if (argument == "--io_uring") {
+      if (const auto reason = no_io_uring_because({})) return fmt::print(stderr, "daxcow_bench_floor: no io_uring: {}\n", *reason), 1;
+      floor_.io_uring = true;
     } else if (argument == "--data" && i + 1 < argc) {
       if (!map_data(argv[++i]))
         return fmt::print(stderr, "daxcow_bench_floor: {}: cannot be mapped: {}\n", argv[i], std::strerror(errno)), 1;
@@ -437,7 +443,7 @@ int run(int argc, char** argv) {
     }
   }
   if (directory.empty())
-    return fmt::print(stderr, "usage: daxcow_bench_floor [--data FILE] [--announce] DIRECTORY\n"), 2;
+    return fmt::print(stderr, "usage: daxcow_bench_floor [--data FILE] [--announce] [--io_uring] DIRECTORY\n"), 2;
   if (const auto served = serve(directory); !served)
     return fmt::print(stderr, "daxcow_bench_floor: {}\n", served.error().message), 1;
   return 0;

@@ -42,6 +42,16 @@ if [[ -w /sys/class/bdi ]]; then
   done
 fi
 
+# --- requests by io_uring, or a word why not ---------------------------------------------------------------------------
+works mount.daxcow "$pool" mnt -o io_uring
+echo "by rings" >mnt/file && [[ $(cat mnt/file) == "by rings" ]] || fail "a mount with io_uring does not work"
+if grep -q fuse-ring "/proc/$(daemon_of "$pool")"/task/*/comm; then
+  [[ ! -s err ]] || fail "the mount with io_uring says $(cat err)"
+else
+  grep -q "note: io_uring is left out: " err || fail "io_uring is left out, silently"
+fi
+unmounts mnt
+
 # --- fstab -----------------------------------------------------------------------------------------------------------
 cat >fstab <<END
 $pool $work/mnt fuse.daxcow volume=main,defaults,noauto,nofail,_netdev,users,noexec,noatime,x-systemd.idle-timeout=9,comment=x 0 2

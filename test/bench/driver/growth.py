@@ -52,7 +52,7 @@ def grow(daxcow, btrfs, sizes):
         daxcow.unmount()
         note("mount_ns", timed(daxcow.mount))
         note("memory_after_mount_bytes", memory_bytes(daxcow.daemon()))
-        note("records", json.loads(peers.run(tool, "stat", "--json", daxcow.image)).get("reverse_records", 0))
+        note("records", json.loads(peers.run(tool, "stat", "--json", daxcow.image).stdout).get("reverse_records", 0))
     return lines
 
 

@@ -14,7 +14,7 @@ def run(*command):
     if done.returncode != 0:
         reason = (done.stderr or done.stdout).strip().splitlines()
         raise Unavailable(f"{command[0]}: {reason[-1] if reason else f'exit code {done.returncode}'}")
-    return done.stdout
+    return done
 
 
 def wait_until(condition, seconds=20):
@@ -119,6 +119,17 @@ class Daxcow(Peer):
         return None
 
 
+class DaxcowRings(Daxcow):
+    """The same, with requests by io_uring."""
+
+    name = "daxcow-io_uring"
+
+    def mount(self):
+        said = run(os.path.join(self.programs, "mount.daxcow"), self.image, self.directory, "-o", "io_uring").stderr.strip()
+        if said:
+            raise Unavailable(said)
+
+
 class Floor(Peer):
     """What FUSE costs when the filesystem does nothing."""
 
@@ -148,6 +159,13 @@ class FloorAnnounce(Floor):
 
     name = "floor-announce"
     options = ("--announce",)
+
+
+class FloorRings(Floor):
+    """The same, with requests by io_uring."""
+
+    name = "floor-io_uring"
+    options = ("--io_uring",)
 
 
 class Loop(Peer):
@@ -186,5 +204,5 @@ class Fuse2fs(Peer):
         self.serve("fuse2fs", "-f", "-o", "rw,allow_other,default_permissions", self.image, self.directory)
 
 
-ALL = [Daxcow, Floor, Xfs, Btrfs, Ext4, Fuse2fs, FloorData, FloorAnnounce]
+ALL = [Daxcow, Floor, Xfs, Btrfs, Ext4, Fuse2fs, FloorData, FloorAnnounce, DaxcowRings, FloorRings]
 DEFAULT = ["floor", "floor-data", "xfs", "btrfs", "ext4", "fuse2fs"]
