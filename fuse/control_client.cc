@@ -25,6 +25,15 @@ namespace {
 
 constexpr std::size_t kReplyMaximum = 1ull << 30;
 
+// A daemon that does not answer (it may have been stopped) must not keep those of other pools from being found.
+constexpr time_t kAnswerSeconds = 3;
+
+// How long a receive may take; 0: for ever.
+void wait_at_most(int socket, time_t seconds) {
+  const timeval time{.tv_sec = seconds, .tv_usec = 0};
+  (void)::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+}
+
 Error dead_mount(const std::string& path, const MountEntry& mount) {
   return {
       ErrorCode::kIo,
@@ -69,7 +78,9 @@ Result<ControlClient> ControlClient::connect(const std::string& pool_path) {
     if (entry.path().extension() != ".sock") continue;
     auto client = connect_socket(entry.path(), pool_path);
     if (!client) continue;
+    wait_at_most(client->channel_->socket(), kAnswerSeconds);
     const auto reply = client->call({{"op", "mounts"}});
+    wait_at_most(client->channel_->socket(), 0);
     if (reply && reply->value("pool", "") == pool_path) return client;
   }
   return std::unexpected(socket.error());

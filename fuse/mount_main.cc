@@ -206,6 +206,8 @@ int mount_in_foreground(const MountRequest& request) {
 }
 
 int run(int argc, char** argv) {
+  // A libfuse that came after the one that daxcow was built with would serve by rings all the same; see fuse/transport.h.
+  if (!kLibraryIsComplete) ::unsetenv("FUSE_URING_ENABLE");
   CommandLine line;
   if (const auto exit_code = parse_command_line(argc, argv, line)) return *exit_code;
   if (::geteuid() != 0) return complain(kUsage, "only root can mount, also what fstab lets users mount");

@@ -40,12 +40,10 @@ void init(void* userdata, fuse_conn_info* connection) {
     want(connection, FUSE_CAP_POSIX_ACL);
     want(connection, FUSE_CAP_DONT_MASK);  // whether the umask counts depends on the directory's default list
   }
-  if (behaviour.writeback_cache) {
-    want(connection, FUSE_CAP_WRITEBACK_CACHE);
+  if (behaviour.writeback_cache) want(connection, FUSE_CAP_WRITEBACK_CACHE);
 #ifdef FUSE_CAP_OVER_IO_URING
-    want_not(connection, FUSE_CAP_OVER_IO_URING);  // whatever libfuse's environment says: see no_io_uring_because()
+  if (no_io_uring_because(behaviour)) want_not(connection, FUSE_CAP_OVER_IO_URING);  // whatever libfuse's environment says
 #endif
-  }
   connection->max_write = behaviour.maximum_write_bytes;
   connection->max_background = 64;
   connection->congestion_threshold = 48;

@@ -95,7 +95,7 @@ Result<> set_access_acl(fuse_req_t request, InodeNumber inode, const Acl& acl, V
   const auto attributes = TRY(volume.attributes(inode));
   std::uint32_t new_mode = (attributes.mode & 07000) | acl.mode_bits();
   // The kernel's posix_acl_update_mode(): as chmod by somebody outside the group.
-  if (!caller_has(request, CAP_FSETID) && !caller_is_in_group(request, attributes.gid))
+  if (!caller_has(*fuse_req_ctx(request), CAP_FSETID) && !caller_is_in_group(*fuse_req_ctx(request), attributes.gid))
     new_mode &= ~std::uint32_t{S_ISGID};
   if (!acl.is_minimal()) {
     TRY(store_acl(volume, inode, kAccessAcl, acl, mode));
@@ -146,7 +146,7 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* wanted, int to_se
   if (clears_set_id(to_set)) {
     const auto before = mount.volume->attributes(inode);
     if (!before) return reply_error(request, before.error());
-    change.clear_mode = lost_set_id_bits(request, *before);
+    change.clear_mode = lost_set_id_bits(*fuse_req_ctx(request), *before);
     if (change.clear_mode != 0 && !may_clear_set_id(request, to_set, *before))
       return reply_error(request, Error{ErrorCode::kPermission, {}});
   }
@@ -204,7 +204,7 @@ void listxattr(fuse_req_t request, fuse_ino_t node, std::size_t size) {
   std::string list;
   // xattr(7): names that only the privileged may use are not shown to others.
   const auto is_trusted = [](const std::string& name) { return name.starts_with("trusted."); };
-  const bool sees_trusted = std::ranges::any_of(*names, is_trusted) && caller_has(request, CAP_SYS_ADMIN);
+  const bool sees_trusted = std::ranges::any_of(*names, is_trusted) && caller_has(*fuse_req_ctx(request), CAP_SYS_ADMIN);
   for (const auto& name : *names)
     if (!refuses(request, name) && (sees_trusted || !is_trusted(name))) list.append(name).push_back('\0');
   reply_value(request, list, size);

@@ -48,7 +48,7 @@ std::uint64_t cloneable_length(std::uint64_t from_offset, std::uint64_t length) 
 std::uint32_t set_id_bits_to_clear(fuse_req_t request, fuse_ino_t node, const fuse_file_info& file) {
   if (!write_kills_set_id(file)) return 0;
   const auto attributes = volume(request).attributes(InodeNumber(node));
-  return attributes ? lost_set_id_bits(request, *attributes) : 0;
+  return attributes ? lost_set_id_bits(*fuse_req_ctx(request), *attributes) : 0;
 }
 
 // Reads that the kernel serves from its cache do not come here: who opens a file for reading alone is taken to read it.

@@ -39,8 +39,8 @@ Outcome failure(const ReflinkCall& call, const Error& error, bool may_have_chang
   return {.answer = {.error = errno_of(error), .call = call}, .may_have_changed = may_have_changed};
 }
 
-Outcome reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const ReflinkSource& source) {
-  auto& target = volume(request);
+Outcome reflink(const MountContext& mount, const fuse_ctx& caller, fuse_ino_t node, ReflinkCall call, const ReflinkSource& source) {
+  auto& target = *mount.volume;
   const InodeNumber inode(node);
   const auto mode = static_cast<ReflinkMode>(call.mode);
   const ReflinkRange range{call.from_offset, call.to_offset, call.length};
@@ -56,7 +56,7 @@ Outcome reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Ref
     if (!may_change) return failure(call, may_change.error());
     if (!keeps_content && *may_change) {
       const auto attributes = target.attributes(inode);
-      if (attributes && fuse_req_ctx(request)->uid != 0) clear_mode = lost_set_id_bits(request, *attributes);
+      if (attributes && caller.uid != 0) clear_mode = lost_set_id_bits(caller, *attributes);
       const auto removed = target.remove_attribute(inode, "security.capability");
       if (!removed && removed.error().code != ErrorCode::kNoAttribute) return failure(call, removed.error());
     }
@@ -65,7 +65,7 @@ Outcome reflink(fuse_req_t request, fuse_ino_t node, ReflinkCall call, const Ref
   if (!done) return failure(call, done.error(), true);  // a beginning may be done
   call.done_bytes = done->bytes;
   call.new_bytes = done->new_bytes;
-  call.kernel_keeps_size = context(request).behaviour.writeback_cache ? 1 : 0;
+  call.kernel_keeps_size = mount.behaviour.writeback_cache ? 1 : 0;
   return {.answer = {.error = 0, .call = call},
           .may_have_changed = done->bytes != 0 || mode == ReflinkMode::kReplace,
           .changed_bytes = done->bytes};
@@ -93,39 +93,6 @@ void reply(fuse_req_t request, const ReflinkAnswer& answer) {
     fuse_reply_ioctl(request, 0, &answer.call, sizeof answer.call);
 }
 
-void reply_no_source(fuse_req_t request, const Error& error) {
-  fuse_reply_err(request, error.code == ErrorCode::kBusy ? EAGAIN : errno_of(error));
-}
-
-// By one of the session's threads, which must not wait for the kernel.
-void call_in_background(fuse_req_t request, fuse_ino_t node, const ReflinkCall& wanted) {
-  auto& mount = context(request);
-  const auto source = mount.reflink_sources->take(wanted.source, caller_of(request));
-  if (!source) return reply_no_source(request, source.error());
-  const auto job = [=, &mount, source = *source] {
-    const Outcome outcome = reflink(request, node, wanted, source);
-    forget_range(mount, node, outcome);
-    reply(request, outcome.answer);
-  };
-  if (!mount.worker.submit(job)) fuse_reply_err(request, ENODEV);
-}
-
-// By a thread that must answer itself as well.
-void call_by_ring(fuse_req_t request, fuse_ino_t node, const ReflinkCall& wanted) {
-  auto& mount = context(request);
-  auto& sources = *mount.reflink_sources;
-  if (const auto answer = sources.ask_again(wanted.source, caller_of(request)))
-    return *answer ? reply(request, **answer) : (void)fuse_reply_err(request, EINPROGRESS);
-  const auto source = sources.begin(wanted.source, caller_of(request));
-  if (!source) return reply_no_source(request, source.error());
-  const Outcome outcome = reflink(request, node, wanted, *source);
-  const auto job = [=, &mount, &sources] {
-    forget_range(mount, node, outcome);
-    sources.answer(wanted.source, outcome.answer);
-  };
-  fuse_reply_err(request, mount.worker.submit(job) ? EINPROGRESS : ENODEV);
-}
-
 // The kernel's may_dedupe_file(): who may write, who owns the file, and root.
 bool may_dedupe(fuse_req_t request, fuse_ino_t node) {
   const auto uid = fuse_req_ctx(request)->uid;
@@ -145,7 +112,26 @@ void call(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file, const
     if (mount.read_only.load()) return (void)fuse_reply_err(request, EROFS);
     if (!may_dedupe(request, node)) return (void)fuse_reply_err(request, EPERM);
   }
-  return came_by_ring(request) ? call_by_ring(request, node, wanted) : call_in_background(request, node, wanted);
+  // The session's threads must not wait for the kernel. Those that serve a ring must answer, too: see fuse/transport.h.
+  auto& sources = *mount.reflink_sources;
+  const bool answers_later = came_by_ring(request);
+  if (answers_later)
+    if (const auto answer = sources.ask_again(wanted.source, caller_of(request)))
+      return *answer ? reply(request, **answer) : (void)fuse_reply_err(request, EINPROGRESS);
+  const auto source = answers_later ? sources.begin(wanted.source, caller_of(request)) : sources.take(wanted.source, caller_of(request));
+  if (!source) return (void)fuse_reply_err(request, source.error().code == ErrorCode::kBusy ? EAGAIN : errno_of(source.error()));
+  // Its caller may be killed then, and the file be closed and deleted: its number must not become another's meanwhile.
+  if (answers_later) mount.volume->remember(InodeNumber(node));
+  const auto job = [=, &mount, &sources, caller = *fuse_req_ctx(request), source = *source] {
+    const Outcome outcome = reflink(mount, caller, node, wanted, source);
+    forget_range(mount, node, outcome);
+    if (!answers_later) return reply(request, outcome.answer);
+    sources.answer(wanted.source, outcome.answer);
+    mount.volume->forget(InodeNumber(node), 1);
+  };
+  const bool is_under_way = mount.worker.submit(job);
+  if (!is_under_way && answers_later) mount.volume->forget(InodeNumber(node), 1);
+  if (!is_under_way || answers_later) fuse_reply_err(request, is_under_way ? EINPROGRESS : ENODEV);
 }
 
 }  // namespace

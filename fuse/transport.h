@@ -47,6 +47,8 @@ bool write_kills_set_id(const fuse_file_info& file);
 //     waits for a page of this mount, whose write may be that very request, both wait for ever. (libfuse 3.18.3 also has its ring's
 //     queue used by both threads without a lock.) So what must wait for pages answers first, or is asked again: see
 //     fuse/reflink_protocol.h.
+//   - Each place in a ring has buffers of max_write bytes. A longer request (a large attribute, say) is not refused: the ring's thread
+//     ends in the kernel, and whoever waits for it waits until the machine is restarted (Linux 6.18). Hence the least max_write.
 //   - libfuse copies what is answered. What may be bad memory is copied by daxcow, into the request's own buffer.
 
 // Why requests cannot come by io_uring to such a mount, for people; nothing if they can.

@@ -49,8 +49,15 @@ if grep -q fuse-ring "/proc/$(daemon_of "$pool")"/task/*/comm; then
   [[ ! -s err ]] || fail "the mount with io_uring says $(cat err)"
 else
   grep -q "note: io_uring is left out: " err || fail "io_uring is left out, silently"
+  [[ -z ${FUSE_URING_ENABLE:-} ]] || fail "these tests should be by rings: $(cat err)"
 fi
 unmounts mnt
+for unfit in writeback_cache max_write=64K; do # with which the kernel would leave requests hanging
+  works mount.daxcow "$pool" mnt -o io_uring,$unfit
+  grep -q "note: io_uring is left out: " err || fail "io_uring is taken with $unfit"
+  grep -q fuse-ring "/proc/$(daemon_of "$pool")"/task/*/comm && fail "rings are there with $unfit"
+  unmounts mnt
+done
 
 # --- fstab -----------------------------------------------------------------------------------------------------------
 cat >fstab <<END

@@ -115,6 +115,10 @@ fi
 # --- in use ----------------------------------------------------------------------------------------------------------
 works mount.daxcow good.pool mnt
 echo kept >mnt/file
+daemon=$(daemon_of good.pool)
+kill -STOP "$daemon" # it answers nobody, but who asks for another pool has an answer
+refused 1 "no such file" daxcow stat missing.pool
+kill -CONT "$daemon"
 refused 32 "mounted already" mount.daxcow good.pool mnt2
 refused 32 "mounted already" mount.daxcow good.pool mnt2 -o ro
 refused 32 "none" mount.daxcow good.pool mnt2 -o volume=none
