@@ -155,6 +155,30 @@ TEST_CASE("snapshots and clones under load: nothing moves, nothing is mixed up")
   CHECK(report->finding_count == 0u);
 }
 
+TEST_CASE("a file that was let go, and opened again before it was reclaimed, stays until it is let go again") {
+  auto medium = DramMedium::create(64 << 20);
+  REQUIRE(medium.has_value());
+  REQUIRE(Pool::format(**medium, {.label = {}, .progress = {}}).has_value());
+  PoolOptions options;
+  options.background = false;  // reclaiming is left to settle(), as to the background
+  options.leaves_reclaiming = true;
+  const auto pool = std::move(*Pool::open(std::move(*medium), options));
+  const auto volume = *pool->mount("main", false);
+  const auto made = volume->create(format::kRootInode, "file", {.mode = S_IFREG | 0644, .symlink_target = {}});
+  REQUIRE(made.has_value());
+  volume->remember(made->inode);
+  REQUIRE(volume->unlink(format::kRootInode, "file").has_value());
+  volume->forget(made->inode, 1);
+  volume->remember(made->inode);  // by a file handle
+  pool->settle();
+  REQUIRE(volume->attributes(made->inode).has_value());
+  CHECK(volume->attributes(made->inode)->generation == made->generation);
+  volume->forget(made->inode, 1);
+  pool->settle();
+  CHECK_FALSE(volume->attributes(made->inode).has_value());
+  CHECK(check(*pool, {.progress = {}})->finding_count == 0u);
+}
+
 TEST_CASE("an inode that is forgotten while another opens and unlinks it stays for the other") {
   auto medium = DramMedium::create(64 << 20);
   REQUIRE(medium.has_value());
