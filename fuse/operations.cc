@@ -28,8 +28,8 @@ void init(void* userdata, fuse_conn_info* connection) {
   want(connection, FUSE_CAP_PARALLEL_DIROPS);  // also where libfuse does not pass it on: see fuse/transport.h
   // Its first version wants set-id bits cleared by every write, root's too.
   want_not(connection, FUSE_CAP_HANDLE_KILLPRIV);
-#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2  // the same
-  if (library_tells_what_write_clears()) want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2);
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2  // as above; only where writes say what they clear
+  if (library_is_complete()) want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2);
 #endif
   // An open that truncates would not wait for mapped pages that are being written back: such a write, arriving after it, would
   // give the file a size again. A truncation of its own does wait.

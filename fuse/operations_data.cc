@@ -77,16 +77,12 @@ void reply_copied(fuse_req_t request, const ReadLease& lease, std::span<std::byt
 // writes dirty pages first, by requests, for which a session's thread must not wait.
 void reply_half_done(fuse_req_t request, fuse_ino_t node, off_t offset, const Error& error) {
   MountContext& mount = context(request);
-  if (came_by_ring(request)) {  // cannot wait either: who looks at once may find pages that will have gone soon
-    forget_attributes(request, node);
-    (void)mount.worker.submit([=, &mount] { (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0); });
-    return reply_error(request, error);
-  }
-  const auto answer = [=, &mount] {
+  const bool replies = !came_by_ring(request);  // a ring's answers at once: who looks then may find pages that will have gone soon
+  const auto drop_pages = [=, &mount] {
     (void)fuse_lowlevel_notify_inval_inode(mount.session, node, offset, 0);
-    reply_error(request, error);
+    if (replies) reply_error(request, error);
   };
-  if (mount.worker.submit(answer)) return;
+  if (mount.worker.submit(drop_pages) && replies) return;
   forget_attributes(request, node);
   reply_error(request, error);
 }

@@ -118,7 +118,7 @@ void call(fuse_req_t request, fuse_ino_t node, const fuse_file_info* file, const
   if (answers_later)
     if (const auto answer = sources.ask_again(wanted.source, caller_of(request)))
       return *answer ? reply(request, **answer) : (void)fuse_reply_err(request, EINPROGRESS);
-  const auto source = answers_later ? sources.begin(wanted.source, caller_of(request)) : sources.take(wanted.source, caller_of(request));
+  const auto source = sources.take(wanted.source, caller_of(request), answers_later);
   if (!source) return (void)fuse_reply_err(request, source.error().code == ErrorCode::kBusy ? EAGAIN : errno_of(source.error()));
   // Its caller may be killed then, and the file be closed and deleted: its number must not become another's meanwhile.
   if (answers_later) mount.volume->remember(InodeNumber(node));

@@ -24,8 +24,6 @@ ReflinkTicket ReflinkSources::offer(const ReflinkSource& source, const ReflinkCa
   ticket.slot = next_++ % kSlots;
   if (ticket.slot == slots_.size()) slots_.emplace_back();
   slots_[ticket.slot] = {.secret = {ticket.secret[0], ticket.secret[1]},
-                         .is_call = false,
-                         .answer = std::nullopt,
                          .volume = source.volume,
                          .inode = source.inode,
                          .generation = source.generation,
@@ -41,26 +39,17 @@ ReflinkSources::Slot* ReflinkSources::find(const ReflinkTicket& ticket) {
   return same ? &slot : nullptr;
 }
 
-Result<ReflinkSource> ReflinkSources::take_locked(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool is_call) {
+Result<ReflinkSource> ReflinkSources::take(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool answer_comes_later) {
+  const std::lock_guard lock(mutex_);
   if (ticket.magic != kReflinkMagic || ticket.daemon != daemon_) return fail(ErrorCode::kCrossVolume);
   Slot* const slot = find(ticket);
   if (slot == nullptr || slot->is_call || slot->caller != caller || Clock::now() - slot->offered > kLifetime)
     return fail(ErrorCode::kBusy);
   ReflinkSource source{slot->volume.lock(), slot->inode, slot->generation};
-  slot->is_call = is_call && source.volume != nullptr;
+  slot->is_call = answer_comes_later && source.volume != nullptr;
   if (!slot->is_call) slot->secret[0] = 0;
   if (source.volume == nullptr) return fail(ErrorCode::kStale);
   return source;
-}
-
-Result<ReflinkSource> ReflinkSources::take(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
-  const std::lock_guard lock(mutex_);
-  return take_locked(ticket, caller, false);
-}
-
-Result<ReflinkSource> ReflinkSources::begin(const ReflinkTicket& ticket, const ReflinkCaller& caller) {
-  const std::lock_guard lock(mutex_);
-  return take_locked(ticket, caller, true);
 }
 
 void ReflinkSources::answer(const ReflinkTicket& ticket, const ReflinkAnswer& answer) {

@@ -40,12 +40,9 @@ class ReflinkSources {
  public:
   ReflinkSources();
   ReflinkTicket offer(const ReflinkSource& source, const ReflinkCaller& caller);
-  // kCrossVolume: a ticket of another daemon, or none. kBusy: expired. kStale: the volume is not mounted any more.
-  Result<ReflinkSource> take(const ReflinkTicket& ticket, const ReflinkCaller& caller);
-
-  // For a call whose answer comes later: takes the ticket, which stands for the call from now on; its caller asks again, until
-  // answer() has been called.
-  Result<ReflinkSource> begin(const ReflinkTicket& ticket, const ReflinkCaller& caller);
+  // kCrossVolume: a ticket of another daemon, or none. kBusy: expired. kStale: the volume is not mounted any more. A ticket taken
+  // for a call whose answer comes later stands for the call from now on: its caller asks again, until answer() has been called.
+  Result<ReflinkSource> take(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool answer_comes_later = false);
   void answer(const ReflinkTicket& ticket, const ReflinkAnswer& answer);
   // Nothing while the answer is not there. kNotFound for a ticket that stands for no call.
   Result<std::optional<ReflinkAnswer>> ask_again(const ReflinkTicket& ticket, const ReflinkCaller& caller);
@@ -57,7 +54,7 @@ class ReflinkSources {
   struct Slot {
     std::uint64_t secret[2] = {0, 0};  // zero: taken
     bool is_call = false;
-    std::optional<ReflinkAnswer> answer;
+    std::optional<ReflinkAnswer> answer = std::nullopt;
     std::weak_ptr<Volume> volume;      // an offer does not keep a volume from being unmounted
     InodeNumber inode;
     std::uint64_t generation = 0;
@@ -66,7 +63,6 @@ class ReflinkSources {
   };
   // The slot of a ticket, or null if the ticket is not what the slot is for.
   Slot* find(const ReflinkTicket& ticket);
-  Result<ReflinkSource> take_locked(const ReflinkTicket& ticket, const ReflinkCaller& caller, bool is_call);
 
   const std::uint64_t daemon_;
   std::mutex mutex_;

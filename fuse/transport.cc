@@ -119,13 +119,6 @@ ssize_t write_reply(int device, iovec* pieces, int count, void*) {
   return ::writev(device, pieces, count);
 }
 
-// The library that runs may be older than the one that daxcow was built with.
-bool runs_complete_library() {
-  unsigned major_version = 0, minor_version = 0, patch = 0;
-  std::sscanf(fuse_pkgversion(), "%u.%u.%u", &major_version, &minor_version, &patch);
-  return major_version * 1'000'000 + minor_version * 1'000 + patch >= 3'018'003;
-}
-
 // What else the kernel puts into the buffers of a ring: a name and a value of 64 KiB.
 constexpr std::uint32_t kLeastRingBytes = 128 << 10;
 
@@ -156,12 +149,16 @@ Result<> attach_transport(fuse_session* session, int device) {
 
 bool request_is_unnamed() { return is_unnamed; }
 
-bool library_tells_what_write_clears() { return kLibraryIsComplete && runs_complete_library(); }
+bool library_is_complete() {
+  unsigned major_version = 0, minor_version = 0, patch = 0;
+  std::sscanf(fuse_pkgversion(), "%u.%u.%u", &major_version, &minor_version, &patch);
+  return kLibraryIsComplete && major_version * 1'000'000 + minor_version * 1'000 + patch >= 3'018'003;
+}
 
 bool write_kills_set_id(const fuse_file_info& file) { return kills_set_id || kills_set_id_in(file); }
 
 std::optional<std::string> no_io_uring_because(const MountBehaviour& behaviour) {
-  if (!kLibraryIsComplete || !runs_complete_library())
+  if (!library_is_complete())
     return fmt::format("libfuse 3.18.3 or later is needed; daxcow was built with {}.{}, and {} runs", FUSE_MAJOR_VERSION, FUSE_MINOR_VERSION,
                        fuse_pkgversion());
   if (kWantsRemap) return "daxcow was built with DAXCOW_FUSE_REMAP, which needs /dev/fuse";

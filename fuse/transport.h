@@ -33,9 +33,8 @@ Result<> attach_transport(fuse_session* session, int device);
 // does not know TMPFILE, whose request and reply are those of CREATE: it gets it as that.
 bool request_is_unnamed();
 
-// Whether HANDLE_KILLPRIV_V2 can be asked of libfuse itself: it is told what a write shall clear. Not so where attach_transport()
-// sees to it, nor where an older libfuse runs than the one that daxcow was built with.
-bool library_tells_what_write_clears();
+// Whether the libfuse that runs, and the one that daxcow was built with, are 3.18.3 or later.
+bool library_is_complete();
 // Whether the write that this thread handles, of this open file, asks for set-id bits to be cleared. True only with
 // HANDLE_KILLPRIV_V2; a kernel without it clears them itself, by a setattr.
 bool write_kills_set_id(const fuse_file_info& file);

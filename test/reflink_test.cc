@@ -246,8 +246,8 @@ TEST_CASE("A call whose answer comes later is asked for again, by its caller alo
   const ReflinkCaller caller{.thread = 10, .uid = 1000}, other{.thread = 11, .uid = 1000};
   auto ticket = sources.offer({bench.volume, from.inode, from.generation}, caller);
   CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);  // it stands for no call yet
-  CHECK(sources.begin(ticket, caller)->inode == from.inode);
-  CHECK(sources.begin(ticket, caller).error().code == ErrorCode::kBusy);
+  CHECK(sources.take(ticket, caller, true)->inode == from.inode);
+  CHECK(sources.take(ticket, caller, true).error().code == ErrorCode::kBusy);
   CHECK(sources.take(ticket, caller).error().code == ErrorCode::kBusy);
   CHECK_FALSE(sources.ask_again(ticket, caller).value().has_value());
   CHECK(sources.ask_again(ticket, other).error().code == ErrorCode::kNotFound);
@@ -259,11 +259,11 @@ TEST_CASE("A call whose answer comes later is asked for again, by its caller alo
   CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);  // once
   // Displaced meanwhile, by as many offers as there are slots: the caller begins anew, and the answer goes to nobody.
   ticket = sources.offer({bench.volume, from.inode, from.generation}, caller);
-  REQUIRE(sources.begin(ticket, caller).has_value());
+  REQUIRE(sources.take(ticket, caller, true).has_value());
   for (int i = 0; i < 20'000; ++i) (void)sources.offer({bench.volume, from.inode, from.generation}, other);
   sources.answer(ticket, answer);
   CHECK(sources.ask_again(ticket, caller).error().code == ErrorCode::kNotFound);
-  CHECK(sources.begin(ticket, caller).error().code == ErrorCode::kBusy);
+  CHECK(sources.take(ticket, caller, true).error().code == ErrorCode::kBusy);
 }
 
 TEST_CASE("The request of the proposed protocol extension clones and deduplicates") {
